@@ -1,0 +1,7 @@
+//go:build !linux
+
+package vpcd
+
+import "syscall"
+
+func quickACK(syscall.RawConn) {}

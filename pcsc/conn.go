@@ -1,0 +1,181 @@
+package pcsc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cardbridge/cardbridge/apdu"
+	"github.com/cardbridge/cardbridge/pcsc/reader"
+)
+
+// The shortest and the longest command APDU, bytes (ISO/IEC 7816-4 §5.1).
+const (
+	minCommand = 4
+	maxCommand = 4 + 3 + apdu.MaxExtendedData + 2
+)
+
+// settleTime is how long a failed exchange waits for the service to notice that
+// the card has gone: pcscd looks every 0.4 s, and until then lists a card that is
+// not there.
+const settleTime = time.Second
+
+// Conn is a card that is connected. It serves one goroutine; another may close
+// it.
+//
+// Where a call does not return before its context ends, it fails with an error
+// that matches apdu.ErrTimeout and the context's, and the Conn is dead: nothing
+// but Close can be done with it.
+type Conn struct {
+	session  *session
+	options  Options
+	protocol Protocol
+	atr      []byte
+}
+
+var _ apdu.Conn = (*Conn)(nil)
+
+// Connect powers and connects the card in the reader of exactly that name.
+func (s *Source) Connect(ctx context.Context, name string, o Options) (*Conn, error) {
+	ses, err := newSession(ctx, "connect", name)
+	if err != nil {
+		return nil, err
+	}
+	if o.MaxWait > 0 {
+		ses.max = o.MaxWait
+	}
+	c := &Conn{session: ses, options: o}
+	err = c.negotiate(ctx, "connect", o.Protocol, func(svc service, p Protocol) (Protocol, error) {
+		return svc.connect(name, o.Mode == reader.Exclusive, p)
+	})
+	if err != nil {
+		ses.close(LeaveCard)
+		return nil, err
+	}
+	return c, nil
+}
+
+// negotiate connects or reconnects by a protocol (AnyProtocol: T=1, then T=0)
+// and notes what that brought.
+func (c *Conn) negotiate(ctx context.Context, op string, want Protocol, connect func(service, Protocol) (Protocol, error)) error {
+	var protocol Protocol
+	var atr []byte
+	err := c.session.do(ctx, op, func(svc service) (err error) {
+		first := want
+		if want == AnyProtocol {
+			first = T1
+		}
+		protocol, err = connect(svc, first)
+		if want == AnyProtocol && errors.Is(err, CodeProtoMismatch) {
+			protocol, err = connect(svc, T0)
+		}
+		if err != nil {
+			return err
+		}
+		if protocol != T0 && protocol != T1 {
+			return CodeProtoMismatch
+		}
+		atr, err = svc.atr()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	c.protocol, c.atr = protocol, atr
+	return nil
+}
+
+// Protocol is the one in use, T0 or T1.
+func (c *Conn) Protocol() Protocol { return c.protocol }
+
+// ShortOnly reports whether the connection carries short commands alone: T=0
+// has no others.
+func (c *Conn) ShortOnly() bool { return c.protocol == T0 }
+
+// ATR is the card's answer to reset.
+func (c *Conn) ATR() []byte { return bytes.Clone(c.atr) }
+
+// Transmit carries one command APDU to the card; it waits for another program's
+// transaction to end. An answer of fewer than two bytes is an error that matches
+// apdu.ErrShortAnswer; no bytes at all is how PC/SC shows a card that left in
+// mid-exchange, and matches apdu.ErrCardRemoved too.
+func (c *Conn) Transmit(ctx context.Context, capdu []byte) ([]byte, error) {
+	if len(capdu) < minCommand || len(capdu) > maxCommand {
+		return nil, fmt.Errorf("pcsc: transmit: %w: command of %d bytes", apdu.ErrMalformed, len(capdu))
+	}
+	command := bytes.Clone(c.tpdu(capdu)) // a call that outlives its context must not read the caller's
+	var rapdu []byte
+	err := c.session.do(ctx, "transmit", func(svc service) (err error) {
+		rapdu, err = svc.transmit(command)
+		switch {
+		case errors.Is(err, CodeNotTransacted), errors.Is(err, CodeCommDataLost): // it failed, and nothing more
+			if c.hasGone(svc) {
+				return CodeRemovedCard
+			}
+		case err == nil && len(rapdu) == 0:
+			c.hasGone(svc)
+			return &Error{Code: CodeRemovedCard, Err: apdu.ErrShortAnswer}
+		case err == nil && len(rapdu) < 2:
+			return &Error{Code: CodeCommDataLost, Err: apdu.ErrShortAnswer}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return rapdu, nil
+}
+
+// tpdu is the command as the protocol has it: T=0 carries a case 4 command
+// without its Le, and the card announces what it has by 61xx (ISO/IEC 7816-3
+// §12.2).
+func (c *Conn) tpdu(capdu []byte) []byte {
+	if c.protocol == T0 && len(capdu) > 6 && capdu[4] != 0 && len(capdu) == 6+int(capdu[4]) {
+		return capdu[:len(capdu)-1]
+	}
+	return capdu
+}
+
+// hasGone waits for settleTime at most until the service notices that the card
+// has gone, and reports whether it has.
+func (c *Conn) hasGone(svc service) bool {
+	states := []readerState{{name: c.session.reader}}
+	for end := time.Now().Add(settleTime); ; {
+		if err := svc.status(states, time.Until(end)); err != nil {
+			return errors.Is(err, CodeUnknownReader)
+		}
+		if states[0].event&statePresent == 0 {
+			return true
+		}
+		states[0].current = states[0].event &^ stateChanged
+	}
+}
+
+// Begin keeps other programs from the card until End; it waits for those that
+// do the same.
+func (c *Conn) Begin(ctx context.Context) error {
+	return c.session.do(ctx, "begin transaction", service.begin)
+}
+
+// End ends what Begin began and leaves the card as it is.
+func (c *Conn) End(ctx context.Context) error {
+	return c.session.do(ctx, "end transaction", service.end)
+}
+
+// Reset resets the card (warm). It makes a Conn whose card another program has
+// reset usable again.
+func (c *Conn) Reset(ctx context.Context) error { return c.reset(ctx, "reset", ResetCard) }
+
+// ColdReset takes the card's power away and gives it back.
+func (c *Conn) ColdReset(ctx context.Context) error { return c.reset(ctx, "cold reset", UnpowerCard) }
+
+func (c *Conn) reset(ctx context.Context, op string, d Disposition) error {
+	return c.negotiate(ctx, op, c.options.Protocol, func(svc service, p Protocol) (Protocol, error) {
+		return svc.reconnect(c.options.Mode == reader.Exclusive, p, d)
+	})
+}
+
+// Close ends the connection and does with the card what Options.OnClose says.
+func (c *Conn) Close() error { return c.session.close(c.options.OnClose) }

@@ -1,0 +1,103 @@
+// Package pcsc opens PC/SC readers as card connections and watches them.
+//
+// It uses the system's PC/SC service: pcscd with libpcsclite (by cgo) on Linux,
+// the PCSC framework (by cgo) on macOS, WinSCard on Windows. Built without cgo
+// where that is needed, every call fails with ErrNotBuilt.
+//
+// Calls into PC/SC block for as long as reader and card please. Here each ends
+// with its context all the same.
+package pcsc
+
+import (
+	"context"
+	"time"
+
+	"github.com/cardbridge/cardbridge/apdu"
+	"github.com/cardbridge/cardbridge/pcsc/reader"
+)
+
+// Source is the readers of the PC/SC service. It serves any number of
+// goroutines.
+type Source struct{}
+
+var _ reader.Source = (*Source)(nil)
+
+// New gives the readers of this machine's PC/SC service, which need not run yet.
+func New() *Source { return &Source{} }
+
+// Protocol is a transmission protocol of ISO/IEC 7816-3.
+type Protocol uint32
+
+// AnyProtocol is T=1 where the card offers it, else T=0.
+const (
+	AnyProtocol Protocol = 0
+	T0          Protocol = 1
+	T1          Protocol = 2
+)
+
+func (p Protocol) String() string {
+	switch p {
+	case T0:
+		return "T=0"
+	case T1:
+		return "T=1"
+	}
+	return "any"
+}
+
+// Disposition is what becomes of the card when a connection ends.
+type Disposition uint32
+
+// What can become of the card: it stays as it is, is reset (warm), or loses its
+// power.
+const (
+	LeaveCard   Disposition = 0
+	ResetCard   Disposition = 1
+	UnpowerCard Disposition = 2
+)
+
+// DefaultMaxWait bounds a call to reader and card whose context does not.
+const DefaultMaxWait = 60 * time.Second
+
+// Options are how Connect connects. The zero value shares the card, takes any
+// protocol, leaves the card as it is at the end, and waits DefaultMaxWait.
+type Options struct {
+	Mode     reader.Mode
+	Protocol Protocol
+	OnClose  Disposition
+	// MaxWait bounds each call to reader and card, also where its context does
+	// not; 0 is DefaultMaxWait.
+	MaxWait time.Duration
+}
+
+// Readers lists the readers and what is in them; there may be none.
+func (s *Source) Readers(ctx context.Context) ([]reader.Reader, error) {
+	ses, err := newSession(ctx, "list readers", "")
+	if err != nil {
+		return nil, err
+	}
+	defer ses.close(LeaveCard)
+	var slots []slot
+	err = ses.do(ctx, "list readers", func(svc service) (err error) {
+		slots, err = poll(svc, nil, 0)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	readers := make([]reader.Reader, len(slots))
+	for i, sl := range slots {
+		readers[i] = sl.Reader
+	}
+	return readers, nil
+}
+
+// Open connects the card in the reader of exactly that name (see Find), by any
+// protocol.
+func (s *Source) Open(ctx context.Context, name string, mode reader.Mode) (apdu.Conn, error) {
+	c, err := s.Connect(ctx, name, Options{Mode: mode})
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}

@@ -1,0 +1,5 @@
+//go:build !cgo && !windows
+
+package pcsc
+
+func establish() (service, error) { return nil, ErrNotBuilt }
