@@ -1,0 +1,255 @@
+package appletsim
+
+import (
+	"bytes"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/cardbridge/cardbridge/apdu"
+	"github.com/cardbridge/cardbridge/card/cryptogram"
+)
+
+// Card is an emulated card. It is safe for concurrent use: a card does one
+// thing at a time, whoever asks.
+type Card struct {
+	mu       sync.Mutex
+	image    *Image // never changed in place: persist replaces it
+	material material
+	store    Store // nil: memory alone
+	rand     io.Reader
+	extended bool   // announces and takes extended length
+	fci      []byte // what SELECT answers with
+	eid      []byte // what GET DATA answers with
+
+	// RAM: gone with the power.
+	channels [maxChannels]channel
+	auth     authState
+	failed   int // EXTERNAL AUTHENTICATE, since reset
+
+	powered bool
+	resets  int // times that RAM was lost
+	removal removal
+	faults  []Fault
+	cut     *Fault // the power went during the command under way
+}
+
+// removal says whether the card is in its reader.
+type removal struct {
+	out   bool
+	until time.Time // it comes back by itself then; zero: it does not
+	count int
+}
+
+// An Option changes what New makes.
+type Option func(*Card)
+
+// WithStore has every persistent write go through s.
+func WithStore(s Store) Option { return func(c *Card) { c.store = s } }
+
+// WithRand has the card take its random bytes from r: RC, and then what its
+// envelope needs. The default is crypto/rand.
+func WithRand(r io.Reader) Option { return func(c *Card) { c.rand = r } }
+
+// WithKeys has the card use these private keys, wherever they are kept, in
+// place of the image's. Their public halves must be the same.
+func WithKeys(k cryptogram.PrivateKeys) Option { return func(c *Card) { c.material.keys = k } }
+
+// WithoutExtendedLength makes a card that announces command chaining alone and
+// answers 6700 to extended length.
+func WithoutExtendedLength() Option { return func(c *Card) { c.extended = false } }
+
+// New makes a card, powered on. The image is copied. The error matches
+// ErrImage.
+func New(image *Image, opts ...Option) (*Card, error) {
+	m, err := image.load()
+	if err != nil {
+		return nil, err
+	}
+	c := &Card{
+		image:    image.clone(),
+		material: m,
+		rand:     rand.Reader,
+		extended: true,
+		fci:      selectAnswer(image),
+		eid:      eidObject(image),
+		powered:  true,
+	}
+	for _, o := range opts {
+		o(c)
+	}
+	if err := samePublic(c.material.keys, m.keys); err != nil {
+		return nil, err
+	}
+	c.loseRAM()
+	return c, nil
+}
+
+func samePublic(a, b cryptogram.PrivateKeys) error {
+	if a.Enc == nil || len(a.Auth) != len(b.Auth) {
+		return fmt.Errorf("%w: the injected keys are not the image's", ErrImage)
+	}
+	x, y := a.Public(), b.Public()
+	same := x.Enc.Equal(y.Enc)
+	for i := range x.Auth {
+		same = same && x.Auth[i].Equal(y.Auth[i])
+	}
+	if !same {
+		return fmt.Errorf("%w: the injected keys are not the image's", ErrImage)
+	}
+	return nil
+}
+
+// ATR is the answer to reset.
+func (c *Card) ATR() []byte { return answerToReset(c.extended) }
+
+// Image is a copy of what the persistent memory holds now.
+func (c *Card) Image() *Image {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.image.clone()
+}
+
+// Power turns the card on or off. Either way what it keeps in RAM is gone:
+// channels, authentication state, the failures since reset.
+func (c *Card) Power(on bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.powered = on
+	c.loseRAM()
+}
+
+// Reset is a warm reset.
+func (c *Card) Reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.loseRAM()
+}
+
+func (c *Card) loseRAM() {
+	c.channels = [maxChannels]channel{0: {open: true}}
+	c.auth = authState{}
+	c.failed = 0
+	c.resets++
+}
+
+// Process carries out a command APDU and gives the response APDU. It is nil
+// where there is none: the card is out of its reader, has no power, or left
+// while it carried out the command.
+func (c *Card) Process(capdu []byte) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.process(capdu)
+}
+
+func (c *Card) process(capdu []byte) []byte {
+	if _, away := c.away(); away || !c.powered {
+		return nil
+	}
+	rapdu := c.exchange(capdu)
+	if c.cut != nil {
+		c.remove(c.cut.Away)
+		c.cut = nil
+		return nil
+	}
+	return rapdu
+}
+
+// Remove takes the card out of its reader until Insert. Process gives nil, and
+// every Conn fails with apdu.ErrCardRemoved from now on.
+func (c *Card) Remove() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.remove(0)
+}
+
+// remove takes the card out for away, or until Insert where away is 0.
+func (c *Card) remove(away time.Duration) {
+	c.removal.out = true
+	c.removal.count++
+	c.removal.until = time.Time{}
+	if away > 0 {
+		c.removal.until = time.Now().Add(away)
+	}
+	c.loseRAM()
+}
+
+// Insert puts the card back.
+func (c *Card) Insert() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.removal.out = false
+}
+
+// Away reports whether the card is out of its reader, and for how long still;
+// 0 where it comes back by Insert alone.
+func (c *Card) Away() (left time.Duration, away bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.away()
+}
+
+func (c *Card) away() (left time.Duration, away bool) {
+	if !c.removal.out || c.removal.until.IsZero() {
+		return 0, c.removal.out
+	}
+	left = time.Until(c.removal.until)
+	if left <= 0 {
+		c.removal.out = false
+		return 0, false
+	}
+	return left, true
+}
+
+// persist makes next the persistent memory, wholly or not at all. Where it
+// fails nothing changed.
+func (c *Card) persist(next *Image) error {
+	fault := c.nextFault()
+	switch fault.Kind {
+	case WriteFails:
+		return errWrite
+	case CutBefore:
+		c.cut = &fault
+		return errWrite
+	}
+	switch err := c.save(next); {
+	case errors.Is(err, ErrInDoubt):
+		c.cut = &Fault{Kind: CutAfter, Away: time.Second} // as if it had lost its power
+	case err != nil:
+		return err
+	case fault.Kind == CutAfter:
+		c.cut = &fault
+	}
+	c.image = next
+	return nil
+}
+
+func (c *Card) save(next *Image) error {
+	if c.store == nil {
+		return nil
+	}
+	b, err := next.Marshal()
+	if err != nil {
+		return err
+	}
+	return c.store.Save(b)
+}
+
+// Close releases the Store, where it has something to release.
+func (c *Card) Close() error {
+	if s, ok := c.store.(io.Closer); ok {
+		return s.Close()
+	}
+	return nil
+}
+
+// status is a response APDU without data.
+func status(sw apdu.StatusWord) []byte { return sw.Append(nil) }
+
+// answer is a response APDU.
+func answer(data []byte, sw apdu.StatusWord) []byte {
+	return sw.Append(bytes.Clone(data))
+}

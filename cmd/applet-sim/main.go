@@ -1,0 +1,134 @@
+// Command applet-sim is an emulated UICC with the management applet, as a card
+// in pcscd's virtual reader.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	appletsim "github.com/cardbridge/cardbridge/applet-sim"
+	"github.com/cardbridge/cardbridge/applet-sim/vpcd"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the program; it gives the exit status. The end of ctx is a good end.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	cmd := newCommand()
+	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(stderr, "applet-sim:", err)
+	if hint := hint(err); hint != "" {
+		fmt.Fprintln(stderr, hint)
+	}
+	return 1
+}
+
+// options are the program's flags.
+type options struct {
+	card       string
+	vpcd       string
+	write      int
+	away       time.Duration
+	noExtended bool
+}
+
+func newCommand() *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "applet-sim --card FILE --vpcd HOST:PORT",
+		Short: "An emulated UICC in pcscd's virtual reader",
+		Long: `applet-sim puts the card of a card image file into pcscd's virtual reader
+(vpcd). What the card stores it stores in that file. It waits for vpcd, comes
+back whenever vpcd goes away, and ends with SIGTERM or SIGINT.`,
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), o, cmd.OutOrStdout()) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.card, "card", "", "card image `FILE` (required)")
+	f.StringVar(&o.vpcd, "vpcd", "", "where vpcd listens for the slot's card, `HOST:PORT` (required)")
+	f.IntVar(&o.write, "remove-after-write", 0, "take the card out after its `N`-th write to the card image, before it answers; 0: never")
+	f.DurationVar(&o.away, "remove-for", 2*time.Second, "how long it then stays out")
+	f.BoolVar(&o.noExtended, "no-extended", false, "a card without extended length: command chaining alone")
+	return cmd
+}
+
+// errUsage is matched by the errors that the command line is to blame for.
+var errUsage = errors.New("bad command line")
+
+func (o *options) check() error {
+	switch {
+	case o.card == "":
+		return fmt.Errorf("%w: --card is missing", errUsage)
+	case o.vpcd == "":
+		return fmt.Errorf("%w: --vpcd is missing", errUsage)
+	case o.write < 0:
+		return fmt.Errorf("%w: --remove-after-write %d is negative", errUsage, o.write)
+	case o.away <= 0:
+		return fmt.Errorf("%w: --remove-for %s is not more than nothing", errUsage, o.away)
+	}
+	return nil
+}
+
+func serve(ctx context.Context, o options, stdout io.Writer) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	var opts []appletsim.Option
+	if o.noExtended {
+		opts = append(opts, appletsim.WithoutExtendedLength())
+	}
+	card, err := appletsim.Open(o.card, opts...)
+	if err != nil {
+		return err
+	}
+	defer card.Close()
+	if o.write > 0 {
+		card.Inject(appletsim.Fault{Write: o.write, Kind: appletsim.CutAfter, Away: o.away})
+	}
+	err = vpcd.Serve(ctx, o.vpcd, card,
+		vpcd.OnAttached(func(string) { fmt.Fprintf(stdout, "attached %s\n", o.vpcd) }),
+		vpcd.WithPull(func(_, _ []byte) (time.Duration, bool) { return card.Away() }),
+	)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// hint says what to do about an error.
+func hint(err error) string {
+	switch {
+	case errors.Is(err, appletsim.ErrImage):
+		return "The card image is JSON as docs/protocol.md §9 has it; `cardbridge card new` makes one."
+	case errors.Is(err, appletsim.ErrInUse):
+		return "End the other applet-sim first, or use another card image."
+	case errors.Is(err, os.ErrNotExist):
+		return "Make a card image with `cardbridge card new`, or name another with --card."
+	case errors.Is(err, os.ErrPermission):
+		return "The card image and its directory must be readable and writable for this user."
+	case errors.Is(err, errUsage):
+		return "`applet-sim --help` tells the flags."
+	}
+	return "--vpcd takes HOST:PORT, the port of the reader's slot: 127.0.0.1:35963 for the first slot of a vpcd as it is installed."
+}
