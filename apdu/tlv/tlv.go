@@ -23,7 +23,8 @@ type Object struct {
 }
 
 // Read reads the first data object of b, whose length must be coded in the
-// fewest bytes (DER), and returns what comes after it.
+// fewest bytes (DER), and returns what comes after it. A second tag byte below
+// 1F, for which ISO/IEC 8825-1 has one byte, is taken: the protocol has DF01.
 func Read(b []byte) (o Object, rest []byte, err error) {
 	if len(b) == 0 {
 		return Object{}, nil, fmt.Errorf("%w: no data object", ErrMalformed)
