@@ -1,0 +1,138 @@
+// Package api is the operators' HTTP interface: JSON over HTTPS, described by
+// the OpenAPI 3.1 document that it serves at /openapi.json.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"mime"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/cardbridge/cardbridge/server"
+	"github.com/cardbridge/cardbridge/server/store"
+)
+
+// Version of the interface, as the document says it.
+const Version = "1.0.0"
+
+const (
+	maxBody   = 256 << 10 // bytes; a card record with 64 profiles has 30 KB
+	maxHeader = 16 << 10  // bytes
+	maxWait   = 30        // seconds of waiting for a step
+)
+
+const bearer = "bearer"
+
+// API answers operators. Its methods are safe for concurrent use.
+type API struct {
+	server *server.Server
+	log    *slog.Logger
+	huma   huma.API
+	mux    *http.ServeMux
+}
+
+// New makes the interface of a server.
+func New(s *server.Server, log *slog.Logger) *API {
+	adaptHuma()
+	config := huma.DefaultConfig("cardbridge", Version)
+	config.Info.Description = "Deactivates subscription profiles on UICCs. Every request is held against management rules, carried out on the card, and proven by the card's receipt."
+	config.DocsPath, config.SchemasPath, config.CreateHooks = "", "", nil // the document alone: no page that loads scripts from elsewhere
+	config.Formats = map[string]huma.Format{"application/json": strictJSON, "json": strictJSON}
+	config.RejectUnknownQueryParameters = true
+	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
+		bearer: {Type: "http", Scheme: "bearer", Description: "The token that `cardbridge operator add` printed."},
+	}
+	a := &API{server: s, log: log, mux: http.NewServeMux()}
+	a.huma = humago.New(a.mux, config)
+	a.huma.UseMiddleware(a.authenticate, onlyJSON)
+	a.registerCards()
+	a.registerDeactivations()
+	a.registerOperations()
+	return a
+}
+
+// OpenAPI is the document, in JSON.
+func (a *API) OpenAPI() ([]byte, error) { return a.huma.OpenAPI().MarshalJSON() }
+
+// ServeHTTP implements http.Handler.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	if _, pattern := a.mux.Handler(r); pattern == "" {
+		a.unknownRoute(w, r)
+		return
+	}
+	a.mux.ServeHTTP(w, r)
+}
+
+// NewServer is an HTTP server for the interface, bounded in all that a client
+// can spend of it.
+func NewServer(a *API) *http.Server {
+	return &http.Server{
+		Handler:           a,
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		WriteTimeout:      (maxWait + 30) * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+	}
+}
+
+type operatorKey struct{}
+
+// authenticate lets an operation that asks for a bearer token go on in the name
+// of the operator whose token it is, before anything else of the request is
+// looked at.
+func (a *API) authenticate(ctx huma.Context, next func(huma.Context)) {
+	if len(ctx.Operation().Security) == 0 {
+		next(ctx)
+		return
+	}
+	scheme, token, _ := strings.Cut(ctx.Header("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		token = ""
+	}
+	op, err := a.server.Authenticate(ctx.Context(), strings.TrimSpace(token))
+	if err != nil {
+		p := a.problem(ctx.Context(), err)
+		if p.Status == http.StatusUnauthorized {
+			ctx.SetHeader("WWW-Authenticate", `Bearer realm="cardbridge"`)
+		}
+		writeProblem(ctx, p)
+		return
+	}
+	next(huma.WithValue(ctx, operatorKey{}, op))
+}
+
+// onlyJSON turns away what does not call itself JSON, where it calls itself
+// anything.
+func onlyJSON(ctx huma.Context, next func(huma.Context)) {
+	if ct := ctx.Header("Content-Type"); ct != "" {
+		if kind, _, err := mime.ParseMediaType(ct); err != nil || kind != "application/json" {
+			writeProblem(ctx, newProblem(http.StatusUnsupportedMediaType, "Content-Type: application/json is wanted"))
+			return
+		}
+	}
+	next(ctx)
+}
+
+// operator is whose token the request came with.
+func operator(ctx context.Context) store.Operator {
+	op, _ := ctx.Value(operatorKey{}).(store.Operator)
+	return op
+}
+
+// secured marks an operation as one for operators.
+func secured(op huma.Operation) huma.Operation {
+	op.Security = []map[string][]string{{bearer: {}}}
+	op.MaxBodyBytes = maxBody
+	op.Errors = append(op.Errors, http.StatusUnauthorized)
+	return op
+}

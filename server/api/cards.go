@@ -1,0 +1,209 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server/store"
+)
+
+// CardRecord is a card record file (docs/protocol.md §9), as cards are
+// registered with.
+type CardRecord struct {
+	EID          string          `json:"eid" minLength:"32" maxLength:"32" pattern:"^[0-9]{32}$" doc:"EID, 32 digits"`
+	Keys         PublicKeys      `json:"keys"`
+	Suites       []int           `json:"suites" minItems:"1" maxItems:"2" nullable:"false" doc:"1 and 3, as the card has them"`
+	Policy       *CardPolicy     `json:"policy,omitempty"`
+	Profiles     []RecordProfile `json:"profiles" maxItems:"64" nullable:"false"`
+	EventCounter uint32          `json:"event_counter,omitempty" format:"int64" maximum:"4294967295"`
+}
+
+// PublicKeys is a card's public key set, as PKIX PEM.
+type PublicKeys struct {
+	Auth []string `json:"auth" minItems:"1" maxItems:"3" nullable:"false" doc:"One key, or three in ascending order of their moduli, PEM"`
+	Enc  string   `json:"enc" maxLength:"16384" doc:"The key of the outer layer, PEM"`
+}
+
+// CardPolicy is what a card demands.
+type CardPolicy struct {
+	RequireTriple bool `json:"require_triple,omitempty" doc:"The card is deactivated in suite 03 only"`
+}
+
+// RecordProfile is a profile in a card record file.
+type RecordProfile struct {
+	ICCID    string `json:"iccid" minLength:"18" maxLength:"20" pattern:"^[0-9A-Ea-e]+$" doc:"ICCID, 18 to 20 digits"`
+	MCCMNC   string `json:"mccmnc" minLength:"5" maxLength:"6" pattern:"^[0-9]+$" doc:"The owner, MCC and MNC"`
+	State    string `json:"state" enum:"enabled,disabled"`
+	Class    string `json:"class" enum:"test,provisioning,operational"`
+	Provider string `json:"provider,omitempty" maxLength:"128"`
+	Name     string `json:"name,omitempty" maxLength:"128"`
+	PPR1     bool   `json:"ppr1,omitempty" doc:"The card does not allow that it is disabled"`
+	PPR2     bool   `json:"ppr2,omitempty" doc:"The card does not allow that it is deleted"`
+	Fallback bool   `json:"fallback,omitempty" doc:"Enabled when another is disabled"`
+}
+
+// Card is a card's record, with those of its profiles that are the operator's.
+type Card struct {
+	EID          string          `json:"eid"`
+	EventCounter uint32          `json:"event_counter" format:"int64" doc:"As last recorded"`
+	Unsettled    bool            `json:"unsettled,omitempty" doc:"The state is about to be read from the card"`
+	Record       json.RawMessage `json:"record" doc:"Public keys, suites and policy that the card was registered with, as a card record without profiles"`
+	Profiles     []Profile       `json:"profiles" nullable:"false"`
+	RegisteredAt time.Time       `json:"registered_at"`
+	UpdatedAt    time.Time       `json:"updated_at"`
+}
+
+// Profile is the record of a profile.
+type Profile struct {
+	ICCID          string `json:"iccid"`
+	MCCMNC         string `json:"mccmnc"`
+	State          string `json:"state" enum:"enabled,disabled,absent" doc:"As last recorded; absent: no longer on the card"`
+	Class          string `json:"class"`
+	Provider       string `json:"provider"`
+	Name           string `json:"name"`
+	PPR1           bool   `json:"ppr1"`
+	PPR2           bool   `json:"ppr2"`
+	Fallback       bool   `json:"fallback"`
+	DisableAllowed bool   `json:"disable_allowed" doc:"POL2"`
+}
+
+func cardOf(c *store.Card) Card {
+	out := Card{
+		EID: c.EID.String(), EventCounter: c.EventCounter, Unsettled: c.Unsettled, Record: c.PublicKeys,
+		Profiles: []Profile{}, RegisteredAt: c.RegisteredAt, UpdatedAt: c.UpdatedAt,
+	}
+	for _, p := range c.Profiles {
+		out.Profiles = append(out.Profiles, Profile{
+			ICCID: p.ICCID.String(), MCCMNC: p.Owner.String(), State: string(p.State), Class: p.Class, Provider: p.Provider, Name: p.Name,
+			PPR1: p.PPR1, PPR2: p.PPR2, Fallback: p.Fallback, DisableAllowed: p.DisableAllowed,
+		})
+	}
+	return out
+}
+
+type cardReply struct{ Body Card }
+
+// EIDPath is the card that a path names.
+type EIDPath struct {
+	EID string `path:"eid" minLength:"32" maxLength:"32" pattern:"^[0-9]{32}$" doc:"EID, 32 digits"`
+}
+
+// parse checks the digits; the error is a Problem that says where.
+func (p *EIDPath) parse() (id.EID, error) {
+	eid, err := id.ParseEID(p.EID)
+	return eid, located(err, "path.eid")
+}
+
+// located is nil, or a Problem that says where what is wrong.
+func located(err error, where string) error {
+	if err == nil {
+		return nil
+	}
+	p := newProblem(http.StatusUnprocessableEntity, "validation failed")
+	p.Add(&huma.ErrorDetail{Message: err.Error(), Location: where})
+	return p
+}
+
+func (a *API) registerCards() {
+	huma.Register(a.huma, secured(huma.Operation{
+		OperationID: "register-card", Method: http.MethodPost, Path: "/v1/cards", DefaultStatus: http.StatusCreated,
+		Summary:     "Register a card",
+		Description: "The operator must own one of the card's profiles. A card is registered once.",
+		Errors:      []int{http.StatusBadRequest, http.StatusForbidden, http.StatusConflict},
+	}), func(ctx context.Context, in *struct{ Body CardRecord }) (*cardReply, error) {
+		record, err := json.Marshal(in.Body)
+		if err != nil {
+			return nil, a.problem(ctx, err)
+		}
+		op := operator(ctx)
+		if _, err = a.server.RegisterCard(ctx, op, record); err != nil {
+			p := a.problem(ctx, err)
+			if errors.Is(err, store.ErrExists) {
+				p.Detail = "a card with this EID is registered already"
+			}
+			return nil, p
+		}
+		return a.card(ctx, in.Body.EID)
+	})
+
+	huma.Register(a.huma, secured(huma.Operation{
+		OperationID: "list-cards", Method: http.MethodGet, Path: "/v1/cards",
+		Summary: "List the cards in which the operator owns a profile", Errors: []int{http.StatusBadRequest},
+	}), func(ctx context.Context, in *struct {
+		After string `query:"after" maxLength:"32" pattern:"^[0-9]*$" doc:"EIDs after this one"`
+		Limit int    `query:"limit" minimum:"1" maximum:"100" default:"50"`
+	}) (*struct{ Body CardList }, error) {
+		list, err := a.server.Cards(ctx, operator(ctx), in.After, in.Limit)
+		if err != nil {
+			return nil, a.problem(ctx, err)
+		}
+		out := CardList{Cards: []Card{}}
+		for _, c := range list {
+			out.Cards = append(out.Cards, cardOf(c))
+		}
+		if len(list) == in.Limit {
+			out.Next = list[len(list)-1].EID.String()
+		}
+		return &struct{ Body CardList }{out}, nil
+	})
+
+	huma.Register(a.huma, secured(huma.Operation{
+		OperationID: "get-card", Method: http.MethodGet, Path: "/v1/cards/{eid}", Summary: "A card's record",
+		Errors: []int{http.StatusNotFound},
+	}), func(ctx context.Context, in *EIDPath) (*cardReply, error) { return a.card(ctx, in.EID) })
+
+	huma.Register(a.huma, secured(huma.Operation{
+		OperationID: "set-policy", Method: http.MethodPatch, Path: "/v1/cards/{eid}/profiles/{iccid}",
+		Summary: "Set POL2 of a profile that the operator owns", Errors: []int{http.StatusBadRequest, http.StatusNotFound},
+	}), func(ctx context.Context, in *struct {
+		EIDPath
+		ICCID string `path:"iccid" minLength:"18" maxLength:"20" pattern:"^[0-9A-Ea-e]+$" doc:"ICCID, 18 to 20 digits"`
+		Body  struct {
+			DisableAllowed bool `json:"disable_allowed" doc:"false forbids that the profile is disabled"`
+		}
+	}) (*cardReply, error) {
+		eid, err := in.parse()
+		if err != nil {
+			return nil, err
+		}
+		iccid, err := id.ParseICCID(in.ICCID)
+		if err != nil {
+			return nil, located(err, "path.iccid")
+		}
+		c, err := a.server.SetDisableAllowed(ctx, operator(ctx), eid, iccid, in.Body.DisableAllowed)
+		if err != nil {
+			p := a.problem(ctx, err)
+			if p.Status == http.StatusNotFound {
+				p.Detail = "no such card and profile of yours"
+				p.coded("8.2.1", "3.9")
+			}
+			return nil, p
+		}
+		return &cardReply{cardOf(c)}, nil
+	})
+}
+
+// CardList is a page of cards.
+type CardList struct {
+	Cards []Card `json:"cards" nullable:"false"`
+	Next  string `json:"next,omitempty" doc:"There may be more: ask again with this as after"`
+}
+
+func (a *API) card(ctx context.Context, digits string) (*cardReply, error) {
+	path := EIDPath{EID: digits}
+	eid, err := path.parse()
+	if err != nil {
+		return nil, err
+	}
+	c, err := a.server.Card(ctx, operator(ctx), eid)
+	if err != nil {
+		return nil, a.cardProblem(ctx, err)
+	}
+	return &cardReply{cardOf(c)}, nil
+}

@@ -1,0 +1,57 @@
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// Health says how the server is.
+type Health struct {
+	Status string `json:"status" enum:"ok"`
+}
+
+// Reader is a card reader and what is in it.
+type Reader struct {
+	Name string `json:"name"`
+	Card bool   `json:"card" doc:"A card is in it"`
+	EID  string `json:"eid,omitempty" doc:"As the card claims it, where the operator owns a profile of that card"`
+}
+
+// ReaderList is all readers of the server.
+type ReaderList struct {
+	Readers []Reader `json:"readers" nullable:"false"`
+}
+
+func (a *API) registerOperations() {
+	huma.Register(a.huma, huma.Operation{
+		OperationID: "health", Method: http.MethodGet, Path: "/healthz", Summary: "Whether the server can work",
+		Errors: []int{http.StatusServiceUnavailable},
+	}, func(ctx context.Context, _ *struct{}) (*struct{ Body Health }, error) {
+		if err := a.server.Ready(ctx); err != nil {
+			a.log.Error("not ready", "error", err)
+			return nil, newProblem(http.StatusServiceUnavailable, "the record cannot be reached")
+		}
+		return &struct{ Body Health }{Health{Status: "ok"}}, nil
+	})
+
+	huma.Register(a.huma, secured(huma.Operation{
+		OperationID: "list-readers", Method: http.MethodGet, Path: "/v1/readers", Summary: "The readers and what is in them",
+		Errors: []int{http.StatusBadRequest},
+	}), func(ctx context.Context, _ *struct{}) (*struct{ Body ReaderList }, error) {
+		list, err := a.server.Readers(ctx, operator(ctx))
+		if err != nil {
+			return nil, a.problem(ctx, err)
+		}
+		out := ReaderList{Readers: []Reader{}}
+		for _, e := range list {
+			r := Reader{Name: e.Reader, Card: e.Card}
+			if e.EID != nil {
+				r.EID = e.EID.String()
+			}
+			out.Readers = append(out.Readers, r)
+		}
+		return &struct{ Body ReaderList }{out}, nil
+	})
+}

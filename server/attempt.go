@@ -1,0 +1,351 @@
+package server
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cardbridge/cardbridge/apdu"
+	"github.com/cardbridge/cardbridge/card"
+	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server/rules"
+	"github.com/cardbridge/cardbridge/server/store"
+)
+
+// recordTimeout is for writing what a card said; it must not depend on whether
+// somebody wants the server to end.
+const recordTimeout = 30 * time.Second
+
+// carryOut brings a request as far as it comes.
+func (s *Server) carryOut(ctx context.Context, req store.Request, c *store.Card, readers []string) again {
+	defer s.hub.publish(req.ID)
+	if req.SentAt == nil {
+		// The record may have changed while the request waited.
+		in := rulesInput(&rules.Operator{MCCMNC: req.MCCMNC}, req.EID, req.ICCID, c)
+		if d := s.Rules.Evaluate(in); d.Refusal != nil {
+			return s.refuse(ctx, req, d)
+		}
+	}
+	who, err := target(c)
+	if err != nil {
+		s.Log.Error("card cannot be addressed", "eid", req.EID, "error", err)
+		return soon
+	}
+	return s.eachReader(ctx, req.EID, readers, func(reader string) again {
+		now, err := s.Store.Request(ctx, req.ID)
+		if err != nil {
+			s.Log.Error("request not read", "request", req.ID, "error", err)
+			return soon
+		}
+		if now.FinishedAt != nil {
+			return no
+		}
+		return s.attempt(now, c, who, reader)
+	})
+}
+
+func (s *Server) refuse(ctx context.Context, req store.Request, d rules.Decision) again {
+	v := verdict(d)
+	_, err := s.Store.Finish(ctx, req.ID, store.Outcome{
+		State: store.Refused, Refusal: v.Refusal,
+		Steps: []store.Event{
+			{Kind: "decision", Internal: true, Detail: v.Audit},
+			{Kind: string(store.Refused), Detail: map[string]any{
+				"by": "rule", "rule": v.Refusal.Rule, "subject_code": v.Refusal.SubjectCode, "reason_code": v.Refusal.ReasonCode, "text": v.Refusal.Text,
+			}},
+		},
+	})
+	return s.recorded(req, err)
+}
+
+// recorded says how it goes on after the record was written, or was not. Where
+// the deadline was faster (store.ErrState) the next look at the queue shows it.
+func (s *Server) recorded(req store.Request, err error) again {
+	if err == nil {
+		return no
+	}
+	if !errors.Is(err, store.ErrState) {
+		s.Log.Error("request not recorded", "request", req.ID, "error", err)
+	}
+	return soon
+}
+
+// attempt is one attempt at a request through one reader.
+func (s *Server) attempt(req store.Request, c *store.Card, who card.Target, reader string) again {
+	ctx, cancel := context.WithTimeout(s.work, s.Attempt)
+	defer cancel()
+	start := store.Event{Kind: "recovering", Detail: map[string]any{"reader": reader}}
+	begin := s.Store.AddStep
+	if req.SentAt == nil {
+		start.Kind, begin = string(store.Authenticating), s.Store.Authenticate
+	}
+	if err := begin(ctx, req.ID, start); err != nil {
+		return s.recorded(req, err)
+	}
+	s.hub.publish(req.ID)
+
+	began := time.Now()
+	rep, err := s.send(ctx, req, c, who, reader)
+	s.Log.Info("attempt", "request", req.ID, "eid", req.EID, "reader", reader, "outcome", rep.Outcome, "sent", rep.Sent,
+		"took", time.Since(began).Round(time.Microsecond), "error", err)
+	if rep.Authenticated {
+		s.trust(claim{req.EID, reader})
+	}
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(s.work), recordTimeout)
+	defer cancel()
+	return s.record(ctx, req, c, rep, err)
+}
+
+// send opens the card and sends the request's command. What was sent before is
+// sent again as it was.
+func (s *Server) send(ctx context.Context, req store.Request, c *store.Card, who card.Target, reader string) (card.Report, error) {
+	rep := card.Report{Sent: req.SentAt != nil}
+	if rep.Sent {
+		rep.Outcome = card.OutcomeUnknown
+	}
+	conn, err := s.Inventory.Open(ctx, reader)
+	if err != nil {
+		return rep, err
+	}
+	defer func() {
+		if err := conn.Close(); err != nil {
+			s.Log.Debug("reader not closed cleanly", "reader", reader, "error", err)
+		}
+	}()
+	ch := apdu.BasicChannel(conn)
+	a := card.Attempt{
+		Sent: rep.Sent, Recorded: c.EventCounter,
+		Command: card.Command{
+			INS: card.INSDeactivate, RequestID: req.ID, Operator: req.MCCMNC, ICCID: req.ICCID, Reason: req.Reason, Counter: req.Counter,
+		},
+	}
+	if !a.Sent {
+		if _, err := card.Select(ctx, ch); err != nil {
+			return rep, err
+		}
+		info, err := card.ReadInfo(ctx, ch)
+		if err != nil {
+			return rep, err
+		}
+		a.Command.Counter = info.EventCounter
+	}
+	a.BeforeSend = func(ctx context.Context) error {
+		step := store.Event{Kind: string(store.Sending), Detail: map[string]any{"suite": who.Suite.String(), "event_counter": a.Command.Counter}}
+		mark := s.Store.AddStep
+		if a.Sent {
+			step.Detail["again"] = true
+		} else {
+			mark = func(ctx context.Context, request id.RequestID, e store.Event) error {
+				return s.Store.MarkSending(ctx, request, a.Command.Counter, e)
+			}
+		}
+		defer s.hub.publish(req.ID)
+		return mark(ctx, req.ID, step)
+	}
+	return s.Terminal.Attempt(ctx, ch, who, a)
+}
+
+// record writes what an attempt established: verified answers, and nothing else.
+func (s *Server) record(ctx context.Context, req store.Request, c *store.Card, rep card.Report, cause error) again {
+	final, state := false, store.Unknown
+	switch {
+	case rep.Outcome == card.OutcomeDone:
+		final, state = true, store.Done
+	case rep.Outcome == card.OutcomeRefused:
+		final, state = true, store.Refused
+	case rep.Outcome == card.OutcomeFailed && rep.Sent:
+		final, state = true, store.Failed
+	case rep.Outcome == card.OutcomeFailed:
+		return s.unsent(ctx, req, cause)
+	default:
+		// The card's signed 14 will not change, so nothing can be learned of
+		// this request any more. It stays unknown, and the card goes on to the
+		// next one, once GET STATUS has settled its record.
+		final = rep.Final() && rep.Status != nil
+	}
+	if !final {
+		return s.lost(ctx, req, rep, cause)
+	}
+	o := store.Outcome{State: state, Detail: detail(rep, cause)}
+	step := store.Event{Kind: string(state), Detail: map[string]any{"text": o.Detail}}
+	if a := rep.Answer; a != nil {
+		sent, err := s.Store.Request(ctx, req.ID)
+		if err != nil {
+			return s.recorded(req, err)
+		}
+		o.Answer = &store.Answer{
+			Result: byte(a.Result), SW: uint16(a.SW), Suite: byte(a.Suite), EventCounter: a.Counter,
+			Command: commandOf(sent).Data(), Response: a.Data, Receipt: a.Receipt,
+		}
+		step.Detail["by"], step.Detail["result"], step.Detail["status_word"] = "card", a.Result.Hex(), a.SW.Hex()
+		step.Detail["receipt"] = hex.EncodeToString(a.Receipt)
+		o.Card = stateOf(req, c, rep)
+		o.Unsettled = rep.StatusErr != nil
+	}
+	o.Steps = []store.Event{step}
+	if rep.StatusErr != nil {
+		o.Steps = append(o.Steps, store.Event{Kind: "status not read", Internal: true, Detail: map[string]any{"error": rep.StatusErr.Error()}})
+	}
+	_, err := s.Store.Finish(ctx, req.ID, o)
+	return s.recorded(req, err)
+}
+
+// commandOf is the command of a request that was sent.
+func commandOf(r store.Request) card.Command {
+	return card.Command{INS: card.INSDeactivate, RequestID: r.ID, Operator: r.MCCMNC, ICCID: r.ICCID, Reason: r.Reason, Counter: r.Counter}
+}
+
+func detail(rep card.Report, cause error) string {
+	switch {
+	case rep.Outcome == card.OutcomeUnknown:
+		return "the card was changed by something else since; whether this request was carried out cannot be known any more"
+	case rep.Answer != nil && rep.Outcome == card.OutcomeRefused:
+		return "the card refuses: " + rep.Answer.Result.String()
+	case rep.Answer != nil:
+		return "done, the card's receipt verifies"
+	}
+	return fmt.Sprintf("the card did nothing: %v", cause)
+}
+
+// stateOf is what an attempt says of the card: all, where GET STATUS was read;
+// else, and only where the command was sent for the first time, what the answer
+// says. A stored answer that comes again may be older than the card's state.
+func stateOf(req store.Request, c *store.Card, rep card.Report) *store.CardState {
+	if rep.Status != nil {
+		return statusOf(rep.Status)
+	}
+	a := rep.Answer
+	if req.SentAt != nil || a.ICCID == nil {
+		return nil
+	}
+	state := &store.CardState{EventCounter: a.Counter}
+	for _, p := range c.Profiles {
+		switch {
+		case p.State == store.Absent:
+			continue
+		case p.ICCID == *a.ICCID:
+			p.State = profileState(a.State)
+		case a.Result != card.Done && a.State != card.Enabled:
+			continue // nothing is said of the others
+		case a.Fallback != nil && p.ICCID == *a.Fallback:
+			p.State = store.Enabled
+		default:
+			p.State = store.Disabled // at most one is enabled (§7)
+		}
+		state.Profiles = append(state.Profiles, p)
+	}
+	return state
+}
+
+func statusOf(st *card.Status) *store.CardState {
+	state := &store.CardState{EventCounter: st.EventCounter, Complete: true}
+	for _, p := range st.Profiles {
+		state.Profiles = append(state.Profiles, profileOf(p))
+	}
+	return state
+}
+
+// unsent is an attempt that sent nothing: the request waits for the next one.
+func (s *Server) unsent(ctx context.Context, req store.Request, cause error) again {
+	s.audit(ctx, req, cause)
+	err := s.Store.Wait(ctx, req.ID, store.Event{Kind: string(store.Waiting), Detail: map[string]any{"text": text(cause)}})
+	if err != nil {
+		return s.recorded(req, err)
+	}
+	return blame(cause)
+}
+
+// lost is an attempt after which a command is out and no answer to it verified.
+func (s *Server) lost(ctx context.Context, req store.Request, rep card.Report, cause error) again {
+	s.audit(ctx, req, cause)
+	if rep.Status != nil {
+		if err := s.Store.RecordCard(ctx, req.EID, *statusOf(rep.Status)); err != nil {
+			return s.recorded(req, err)
+		}
+	}
+	err := s.Store.Lost(ctx, req.ID, store.Event{Kind: string(store.Unknown), Detail: map[string]any{"text": text(cause)}})
+	if err != nil {
+		return s.recorded(req, err)
+	}
+	if rep.Authenticated {
+		return soon
+	}
+	return blame(cause)
+}
+
+// audit keeps for the audit log alone which check of an authentication failed.
+func (s *Server) audit(ctx context.Context, req store.Request, cause error) {
+	var auth *card.AuthError
+	if !errors.As(cause, &auth) {
+		return
+	}
+	err := s.Store.AddStep(ctx, req.ID, store.Event{Kind: "authentication failed", Internal: true, Detail: map[string]any{"reason": auth.Reason}})
+	if err != nil {
+		s.Log.Error("step not recorded", "request", req.ID, "error", err)
+	}
+}
+
+func text(err error) string {
+	if err == nil {
+		return "no answer"
+	}
+	return err.Error()
+}
+
+// blame says how soon to try again: transports fail and come back, a card that
+// does not prove itself, refuses or talks nonsense is given time.
+func blame(err error) again {
+	var auth *card.AuthError
+	var refused *apdu.Error
+	switch {
+	case errors.As(err, &auth), errors.As(err, &refused), errors.Is(err, card.ErrMalformed), errors.Is(err, apdu.ErrMalformed):
+		return later
+	}
+	return soon
+}
+
+// settle reads a card's state in a session of its own.
+func (s *Server) settle(ctx context.Context, c *store.Card, readers []string) again {
+	who, err := target(c)
+	if err != nil {
+		s.Log.Error("card cannot be addressed", "eid", c.EID, "error", err)
+		return soon
+	}
+	return s.eachReader(ctx, c.EID, readers, func(reader string) again {
+		ctx, cancel := context.WithTimeout(s.work, s.Attempt)
+		defer cancel()
+		status, err := s.status(ctx, who, reader)
+		if err == nil {
+			s.trust(claim{c.EID, reader})
+			err = s.Store.RecordCard(ctx, c.EID, *statusOf(status))
+		}
+		if err != nil {
+			s.Log.Info("card not settled", "eid", c.EID, "reader", reader, "error", err)
+			return blame(err)
+		}
+		return no
+	})
+}
+
+func (s *Server) status(ctx context.Context, who card.Target, reader string) (*card.Status, error) {
+	conn, err := s.Inventory.Open(ctx, reader)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err := conn.Close(); err != nil {
+			s.Log.Debug("reader not closed cleanly", "reader", reader, "error", err)
+		}
+	}()
+	ch := apdu.BasicChannel(conn)
+	if _, err := card.Select(ctx, ch); err != nil {
+		return nil, err
+	}
+	session, err := s.Terminal.Authenticate(ctx, ch, who, [32]byte{})
+	if err != nil {
+		return nil, err
+	}
+	return session.Status(ctx)
+}

@@ -1,0 +1,212 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server/store"
+)
+
+// runner works on one card: there is one for each EID that is in a reader and
+// has something to do.
+type runner struct {
+	eid    id.EID
+	cancel context.CancelFunc
+	// again says that something came up since the runner last looked; guarded
+	// by Server.mu.
+	again bool
+	// inserted gets a value when the card appears anew.
+	inserted chan struct{}
+}
+
+// claim is a reader's claim to have a card.
+type claim struct {
+	eid    id.EID
+	reader string
+}
+
+// mistrust is what is left of failed authentications on a claim. It outlives
+// the runner, so that coming and going does not speed up attempts; and it is
+// the reader's, so that a liar does not keep the card itself from being tried.
+type mistrust struct {
+	wait  time.Duration
+	until time.Time
+}
+
+// kick has somebody look what there is to do for a card.
+func (s *Server) kick(eid id.EID, inserted bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx == nil || s.ctx.Err() != nil {
+		return
+	}
+	if r := s.runners[eid]; r != nil {
+		r.again = true
+		if inserted {
+			select {
+			case r.inserted <- struct{}{}:
+			default:
+			}
+		}
+		return
+	}
+	ctx, cancel := context.WithCancel(s.ctx)
+	r := &runner{eid: eid, cancel: cancel, inserted: make(chan struct{}, 1)}
+	s.runners[eid] = r
+	s.running.Go(func() { s.run(ctx, r) })
+}
+
+// leave ends a runner unless something came up.
+func (s *Server) leave(r *runner) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r.again {
+		r.again = false
+		return false
+	}
+	delete(s.runners, r.eid)
+	r.cancel()
+	return true
+}
+
+// again says how an attempt left things.
+type again int
+
+const (
+	no    again = iota // the request is finished
+	soon               // the transport or the store failed
+	later              // authentication failed
+)
+
+func (s *Server) run(ctx context.Context, r *runner) {
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.runners[r.eid] == r {
+			delete(s.runners, r.eid)
+		}
+		r.cancel()
+	}()
+	var wait time.Duration
+	for ctx.Err() == nil {
+		readers, calm := s.readers(r.eid)
+		if len(readers) == 0 {
+			if calm == 0 && s.leave(r) {
+				return
+			}
+			s.sleep(ctx, r, calm)
+			continue
+		}
+		next, idle := s.step(ctx, r.eid, readers)
+		switch {
+		case idle && s.leave(r):
+			return
+		case idle:
+		case next == soon:
+			wait = s.Retry.next(wait)
+			s.sleep(ctx, r, wait)
+		default:
+			wait = 0
+		}
+	}
+}
+
+// sleep waits for a time, or for the card to appear anew, or for ctx to end.
+func (s *Server) sleep(ctx context.Context, r *runner, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-r.inserted:
+	case <-ctx.Done():
+	}
+}
+
+// readers are those that claim the card and are not to be left alone for now.
+// Where all of them are, calm is how long; 0 where no reader claims the card.
+func (s *Server) readers(eid id.EID) (names []string, calm time.Duration) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range s.Inventory.Readers(eid) {
+		left := s.mistrust[claim{eid, name}].until.Sub(now)
+		switch {
+		case left <= 0:
+			names = append(names, name)
+		case calm == 0 || left < calm:
+			calm = left
+		}
+	}
+	return names, calm
+}
+
+func (s *Server) distrust(c claim) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.mistrust[c]
+	m.wait = s.AuthRetry.next(m.wait)
+	m.until = time.Now().Add(m.wait)
+	s.mistrust[c] = m
+}
+
+func (s *Server) trust(c claim) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.mistrust, c)
+}
+
+// step does what is next for a card, in a worker's place. idle says that there
+// is nothing.
+func (s *Server) step(ctx context.Context, eid id.EID, readers []string) (next again, idle bool) {
+	select {
+	case s.places <- struct{}{}:
+		defer func() { <-s.places }()
+	case <-ctx.Done():
+		return soon, false
+	}
+	req, err := s.Store.NextRequest(ctx, eid)
+	open := err == nil
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		s.Log.Error("queue not read", "eid", eid, "error", err)
+		return soon, false
+	}
+	c, err := s.Store.Card(ctx, eid)
+	if errors.Is(err, store.ErrNotFound) {
+		return no, true // somebody's card, not registered here
+	}
+	if err != nil {
+		s.Log.Error("card not read", "eid", eid, "error", err)
+		return soon, false
+	}
+	// The rules, and a first sending, start from a record that is the card's.
+	// In recovery GET STATUS is read anyhow.
+	if c.Unsettled && (!open || req.SentAt == nil) {
+		return s.settle(ctx, c, readers), false
+	}
+	if !open {
+		return no, true
+	}
+	return s.carryOut(ctx, req, c, readers), false
+}
+
+// eachReader tries the readers that claim a card, one after the other, until
+// one brings the matter to an end. A liar among them costs an authentication.
+func (s *Server) eachReader(ctx context.Context, eid id.EID, readers []string, try func(reader string) again) again {
+	worst := later
+	for _, name := range readers {
+		if ctx.Err() != nil {
+			return soon
+		}
+		switch try(name) {
+		case no:
+			return no
+		case soon:
+			worst = soon
+		case later:
+			s.distrust(claim{eid, name})
+		}
+	}
+	return worst
+}

@@ -1,0 +1,264 @@
+// Package inventory knows which EID is in which reader now.
+//
+// It reads the EID of every card that appears. An EID is read in the clear, so
+// it is a hint: several readers may claim the same one, and only authentication
+// tells which of them, if any, has the card.
+package inventory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cardbridge/cardbridge/apdu"
+	"github.com/cardbridge/cardbridge/card"
+	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/pcsc/reader"
+)
+
+const (
+	readTimeout = 10 * time.Second // for one reading of an EID
+	minBackoff  = 100 * time.Millisecond
+	maxBackoff  = 30 * time.Second
+	// maxRefusals is how often a card may refuse to say its EID before it
+	// counts as none of ours, until it is inserted again.
+	maxRefusals = 4
+)
+
+// Inventory watches readers. It is safe for concurrent use.
+type Inventory struct {
+	source reader.Source
+	log    *slog.Logger
+
+	mu       sync.Mutex
+	slots    map[string]*slot
+	appeared func(id.EID)
+	reading  sync.WaitGroup
+}
+
+// slot is one reader.
+type slot struct {
+	name string
+	hold chan struct{} // has one place: whoever fills it has the card to itself
+
+	card  bool // guarded by Inventory.mu, as all below
+	eid   id.EID
+	known bool
+	stop  context.CancelFunc // ends the reading of the card that is in it
+}
+
+// New makes an inventory of a source's readers.
+func New(source reader.Source, log *slog.Logger) *Inventory {
+	return &Inventory{source: source, log: log, slots: map[string]*slot{}, appeared: func(id.EID) {}}
+}
+
+// Notify sets the function that is called whenever a card's EID becomes known.
+// It must not block. It is set before Run.
+func (inv *Inventory) Notify(appeared func(id.EID)) { inv.appeared = appeared }
+
+// Run watches the readers until ctx ends and returns ctx's error.
+func (inv *Inventory) Run(ctx context.Context) error {
+	err := inv.source.Watch(ctx, func(e reader.Event) { inv.event(ctx, e) })
+	inv.mu.Lock()
+	for _, s := range inv.slots {
+		s.forget()
+	}
+	inv.mu.Unlock()
+	inv.reading.Wait()
+	return err
+}
+
+func (inv *Inventory) event(ctx context.Context, e reader.Event) {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	s := inv.slots[e.Reader.Name]
+	if s == nil {
+		s = &slot{name: e.Reader.Name, hold: make(chan struct{}, 1)}
+		inv.slots[s.name] = s
+	}
+	s.forget()
+	switch e.Kind {
+	case reader.ReaderRemoved:
+		delete(inv.slots, s.name)
+	case reader.CardInserted:
+		s.card = true
+		if e.Reader.Mute {
+			inv.log.Warn("card does not answer to reset", "reader", s.name)
+			return
+		}
+		ctx, s.stop = context.WithCancel(ctx)
+		inv.reading.Go(func() { inv.identify(ctx, s) })
+	}
+}
+
+// forget drops what is known of the card in the reader.
+func (s *slot) forget() {
+	if s.stop != nil {
+		s.stop()
+		s.stop = nil
+	}
+	s.card, s.known, s.eid = false, false, id.EID{}
+}
+
+// identify reads the EID of the card in s until it is known or ctx ends.
+func (inv *Inventory) identify(ctx context.Context, s *slot) {
+	wait, refusals := minBackoff, 0
+	for {
+		eid, err := inv.readEID(ctx, s)
+		if err == nil {
+			inv.mu.Lock()
+			// The card may have left, and another come, meanwhile.
+			current := ctx.Err() == nil
+			if current {
+				s.eid, s.known = eid, true
+			}
+			inv.mu.Unlock()
+			if current {
+				inv.log.Info("card identified", "reader", s.name, "eid", eid)
+				inv.appeared(eid)
+			}
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		var refused *apdu.Error
+		if errors.As(err, &refused) || errors.Is(err, card.ErrMalformed) {
+			refusals++
+		}
+		if refusals == maxRefusals {
+			inv.log.Info("card does not tell an EID: not one of ours", "reader", s.name, "error", err)
+			return
+		}
+		inv.log.Debug("EID not read yet", "reader", s.name, "error", err, "again", wait)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, maxBackoff)
+	}
+}
+
+func (inv *Inventory) readEID(ctx context.Context, s *slot) (eid id.EID, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	conn, err := inv.open(ctx, s, reader.Shared)
+	if err != nil {
+		return id.EID{}, err
+	}
+	defer func() {
+		if cerr := conn.Close(); cerr != nil {
+			inv.log.Debug("reader not closed cleanly", "reader", s.name, "error", cerr)
+		}
+	}()
+	// A channel of our own where the card has one leaves alone what other
+	// programs selected.
+	ch := apdu.BasicChannel(conn)
+	if apdu.ParseCapabilities(conn.ATR()).Channels > 1 {
+		if own, err := ch.Open(ctx); err == nil {
+			ch = own
+			defer func() {
+				if cerr := own.Close(ctx); cerr != nil && err == nil {
+					inv.log.Debug("channel not closed", "reader", s.name, "error", cerr)
+				}
+			}()
+		}
+	}
+	return card.ReadEID(ctx, ch)
+}
+
+// open waits for the reader's place and connects.
+func (inv *Inventory) open(ctx context.Context, s *slot, mode reader.Mode) (*held, error) {
+	select {
+	case s.hold <- struct{}{}:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("reader %s: %w: %w", s.name, apdu.ErrCardBusy, ctx.Err())
+	}
+	conn, err := inv.source.Open(ctx, s.name, mode)
+	if err != nil {
+		<-s.hold
+		return nil, fmt.Errorf("reader %s: %w", s.name, err)
+	}
+	return &held{Conn: conn, release: sync.OnceFunc(func() { <-s.hold })}, nil
+}
+
+// held is a connection that gives the reader's place back when it is closed.
+type held struct {
+	apdu.Conn
+	release func()
+}
+
+func (h *held) Close() error {
+	defer h.release()
+	return h.Conn.Close()
+}
+
+// ShortOnly hands on what the connection says.
+func (h *held) ShortOnly() bool {
+	s, ok := h.Conn.(apdu.ShortOnly)
+	return ok && s.ShortOnly()
+}
+
+// Open connects the card in a reader, exclusively: other programs and the
+// inventory itself keep away until the connection is closed.
+func (inv *Inventory) Open(ctx context.Context, name string) (apdu.Conn, error) {
+	inv.mu.Lock()
+	s := inv.slots[name]
+	inv.mu.Unlock()
+	if s == nil {
+		return nil, fmt.Errorf("reader %s: %w", name, apdu.ErrNoReader)
+	}
+	h, err := inv.open(ctx, s, reader.Exclusive)
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
+// Readers are the names of the readers whose card claims this EID, in order.
+func (inv *Inventory) Readers(eid id.EID) []string {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	var out []string
+	for name, s := range inv.slots {
+		if s.known && s.eid == eid {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Entry is one reader and what is in it.
+type Entry struct {
+	Reader string
+	Card   bool
+	EID    *id.EID // as the card claims it; nil where it is not known
+}
+
+// List is all readers, by name.
+func (inv *Inventory) List() []Entry {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	out := make([]Entry, 0, len(inv.slots))
+	for name, s := range inv.slots {
+		e := Entry{Reader: name, Card: s.card}
+		if s.known {
+			eid := s.eid
+			e.EID = &eid
+		}
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b Entry) int {
+		if a.Reader < b.Reader {
+			return -1
+		}
+		return 1
+	})
+	return out
+}

@@ -1,0 +1,179 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server/rules"
+	"github.com/cardbridge/cardbridge/server/store"
+)
+
+// Bounds of what an operator may ask for.
+const (
+	DefaultTimeout = 10 * time.Minute
+	MaxTimeout     = 7 * 24 * time.Hour
+	maxKey         = 255 // characters of an idempotency key
+)
+
+// Deactivation is what an operator asks for.
+type Deactivation struct {
+	EID    id.EID
+	ICCID  *id.ICCID // nil: the profile that is recorded as enabled
+	Reason byte
+	// Timeout ends what was not sent by then; 0 is DefaultTimeout.
+	Timeout time.Duration
+	// Key makes the same request come back where it is handed in again.
+	Key string
+}
+
+// hash is of all that was asked for, as it was asked for.
+func (d *Deactivation) hash() ([sha256.Size]byte, error) {
+	b, err := json.Marshal(struct {
+		EID     id.EID
+		ICCID   *id.ICCID
+		Reason  byte
+		Timeout time.Duration
+	}{d.EID, d.ICCID, d.Reason, d.Timeout})
+	return sha256.Sum256(b), err
+}
+
+// Deactivate holds a request against the management rules and takes it in, or
+// records its refusal: then Request.Refusal is set and no card is touched.
+// replayed says that the same request came before under this key. The error
+// matches ErrInvalid, or store.ErrKeyReused.
+func (s *Server) Deactivate(ctx context.Context, op store.Operator, d Deactivation) (r store.Request, replayed bool, err error) {
+	if len(d.Key) > maxKey {
+		return r, false, fmt.Errorf("%w: idempotency key of %d characters, at most %d", ErrInvalid, len(d.Key), maxKey)
+	}
+	if d.Timeout < 0 || d.Timeout > MaxTimeout {
+		return r, false, fmt.Errorf("%w: timeout of %s, at most %s", ErrInvalid, d.Timeout, MaxTimeout)
+	}
+	hash, err := d.hash()
+	if err != nil {
+		return r, false, err
+	}
+	fresh, err := uuid.NewRandomFromReader(rand.Reader)
+	if err != nil {
+		return r, false, fmt.Errorf("random bytes: %w", err)
+	}
+	if d.Timeout == 0 {
+		d.Timeout = DefaultTimeout
+	}
+	sub := store.Submission{
+		ID: id.RequestID(fresh), Operator: op, EID: d.EID, ICCID: d.ICCID, Reason: d.Reason,
+		Deadline: time.Now().Add(d.Timeout), Key: d.Key, BodyHash: hash,
+	}
+	r, replayed, err = s.Store.Submit(ctx, sub, func(c *store.Card) store.Verdict {
+		return verdict(s.Rules.Evaluate(rulesInput(&rules.Operator{Name: op.Name, MCCMNC: op.MCCMNC}, d.EID, d.ICCID, c)))
+	})
+	if err != nil || replayed {
+		return r, replayed, err
+	}
+	if r.Refusal != nil {
+		s.Log.Info("request refused by a rule", "request", r.ID, "eid", r.EID, "operator", op.Name, "rule", r.Refusal.Rule)
+		return r, false, nil
+	}
+	s.Log.Info("request accepted", "request", r.ID, "eid", r.EID, "operator", op.Name)
+	s.await(ctx, r)
+	s.kick(r.EID, false)
+	return r, false, nil
+}
+
+// await tells the requester that the card is not there, if so.
+func (s *Server) await(ctx context.Context, r store.Request) {
+	if len(s.Inventory.Readers(r.EID)) > 0 {
+		return
+	}
+	err := s.Store.Wait(ctx, r.ID, store.Event{Kind: string(store.Waiting), Detail: map[string]any{"text": "the card is in no reader"}})
+	if err != nil {
+		s.Log.Error("step not recorded", "request", r.ID, "error", err)
+	}
+	s.hub.publish(r.ID)
+}
+
+func rulesInput(op *rules.Operator, eid id.EID, iccid *id.ICCID, c *store.Card) rules.Input {
+	in := rules.Input{Operator: op, EID: eid, ICCID: iccid}
+	if c == nil {
+		return in
+	}
+	in.Card = &rules.Card{}
+	for _, p := range c.Profiles {
+		in.Card.Profiles = append(in.Card.Profiles, rules.Profile{
+			ICCID: p.ICCID, Owner: p.Owner, Enabled: p.State == store.Enabled, Absent: p.State == store.Absent, DisableAllowed: p.DisableAllowed,
+		})
+	}
+	return in
+}
+
+func verdict(d rules.Decision) store.Verdict {
+	v := store.Verdict{ICCID: d.ICCID, Audit: map[string]any{"rules": d.Ran, "allowed": d.Refusal == nil}}
+	if d.Refusal != nil {
+		v.Refusal = refusalOf(d.Face)
+		v.Audit["refused_by"] = d.Refusal.Rule
+		v.Audit["subject_code"], v.Audit["reason_code"] = d.Refusal.SubjectCode, d.Refusal.ReasonCode
+		v.Audit["text"] = d.Refusal.Text
+	}
+	return v
+}
+
+func refusalOf(r *rules.Refusal) *store.Refusal {
+	return &store.Refusal{Rule: r.Rule, SubjectCode: r.SubjectCode, ReasonCode: r.ReasonCode, Text: r.Text}
+}
+
+// Request is a request of an operator's own. The error matches
+// store.ErrNotFound also where it is another's.
+func (s *Server) Request(ctx context.Context, op store.Operator, request id.RequestID) (store.Request, error) {
+	r, err := s.Store.Request(ctx, request)
+	if err == nil && r.Operator != op.ID {
+		err = store.ErrNotFound
+	}
+	if err != nil {
+		return store.Request{}, fmt.Errorf("request %s: %w", request, err)
+	}
+	return r, nil
+}
+
+// Requests lists an operator's requests, newest first, before the one whose Seq
+// is before (0: from the newest), at most limit.
+func (s *Server) Requests(ctx context.Context, op store.Operator, before int64, limit int) ([]store.Request, error) {
+	return s.Store.RequestsOf(ctx, op.ID, before, limit)
+}
+
+// maxEvents is the most steps that are given at once.
+const maxEvents = 200
+
+// Steps are the steps of an operator's request after the one numbered after.
+// Where there is none it waits for one, for wait at most and not once the
+// request is finished.
+func (s *Server) Steps(ctx context.Context, op store.Operator, request id.RequestID, after int64, wait time.Duration) ([]store.Event, store.Request, error) {
+	next, cancel := s.hub.subscribe(request)
+	defer cancel()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for last := wait <= 0; ; {
+		r, err := s.Request(ctx, op, request)
+		if err != nil {
+			return nil, r, err
+		}
+		events, err := s.Store.RequestEvents(ctx, request, after, false, maxEvents)
+		if err != nil || len(events) > 0 || r.FinishedAt != nil || last {
+			return events, r, err
+		}
+		select {
+		case <-next:
+		case <-timer.C:
+			last = true
+		case <-s.ending:
+			last = true
+		case <-ctx.Done():
+			return nil, r, ctx.Err()
+		}
+	}
+}

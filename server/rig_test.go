@@ -1,0 +1,175 @@
+package server_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cardbridge/cardbridge/applet-sim"
+	"github.com/cardbridge/cardbridge/card"
+	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server"
+	"github.com/cardbridge/cardbridge/server/inventory"
+	"github.com/cardbridge/cardbridge/server/servertest"
+	"github.com/cardbridge/cardbridge/server/store"
+)
+
+// rig is a server over emulated cards.
+type rig struct {
+	testing.TB
+	*server.Server
+	dir     string
+	store   *store.Store
+	readers *servertest.Readers
+	op      store.Operator
+	other   store.Operator // of another network
+	stop    func() error   // ends the server and closes the store; once
+}
+
+func newRig(t testing.TB) *rig {
+	r := &rig{TB: t, dir: t.TempDir(), readers: servertest.NewReaders()}
+	r.start()
+	var err error
+	r.op, _, err = server.AddOperator(t.Context(), r.store, "one", servertest.Owner)
+	require.NoError(t, err)
+	r.other, _, err = server.AddOperator(t.Context(), r.store, "other", servertest.Other)
+	require.NoError(t, err)
+	return r
+}
+
+func (r *rig) start() {
+	s, err := store.Open(r.Context(), filepath.Join(r.dir, "record.db"))
+	require.NoError(r, err)
+	r.store = s
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	r.Server, err = server.New(server.Config{
+		Store: s, Inventory: inventory.New(r.readers, log), Terminal: servertest.Terminal(), Log: log,
+		Retry:     server.Backoff{Min: 2 * time.Millisecond, Max: 50 * time.Millisecond},
+		AuthRetry: server.Backoff{Min: 5 * time.Millisecond, Max: 100 * time.Millisecond},
+	})
+	require.NoError(r, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	stopped := false
+	r.stop = func() error {
+		if stopped {
+			return nil
+		}
+		stopped = true
+		cancel()
+		err := <-ended
+		require.NoError(r, s.Close())
+		return err
+	}
+	r.Cleanup(func() { assert.NoError(r, r.stop()) })
+}
+
+// register registers the card of an image.
+func (r *rig) register(im *appletsim.Image) {
+	_, err := r.RegisterCard(r.Context(), r.op, servertest.Record(im))
+	require.NoError(r, err)
+}
+
+// insert makes the card of an image, registers it and puts it into a reader of
+// its own.
+func (r *rig) insert(im *appletsim.Image, intercept servertest.Intercept) *appletsim.Card {
+	r.register(im)
+	c := servertest.Card(im)
+	r.readers.Insert("reader", c, intercept)
+	r.seen(im.EID)
+	return c
+}
+
+// seen waits until the EID of the card is known.
+func (r *rig) seen(eid id.EID) {
+	require.Eventually(r, func() bool { return len(r.Inventory.Readers(eid)) > 0 }, 10*time.Second, time.Millisecond)
+}
+
+func (r *rig) ask(d server.Deactivation) store.Request {
+	req, _, err := r.Deactivate(r.Context(), r.op, d)
+	require.NoError(r, err)
+	return req
+}
+
+// finished waits for the end of a request.
+func (r *rig) finished(req store.Request) store.Request { return r.finishedFor(r.op, req) }
+
+func (r *rig) finishedFor(op store.Operator, req store.Request) store.Request {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for after := int64(0); ; {
+		events, now, err := r.Steps(ctx, op, req.ID, after, time.Second)
+		require.NoError(r, err)
+		if len(events) == 0 && now.FinishedAt != nil {
+			return now
+		}
+		for _, e := range events {
+			after = e.Seq
+		}
+	}
+}
+
+// until waits for a state.
+func (r *rig) until(req store.Request, state store.State) {
+	require.Eventually(r, func() bool {
+		now, err := r.store.Request(context.Background(), req.ID)
+		require.NoError(r, err)
+		return now.State == state
+	}, 10*time.Second, time.Millisecond, "state %s", state)
+}
+
+func (r *rig) kinds(req store.Request, internal bool) []string {
+	events, err := r.store.RequestEvents(context.Background(), req.ID, 0, internal, 1000)
+	require.NoError(r, err)
+	var out []string
+	for _, e := range events {
+		out = append(out, e.Kind)
+	}
+	return out
+}
+
+// sameAs checks that the record of a card is its card.
+func (r *rig) sameAs(im *appletsim.Image) {
+	r.Helper()
+	c, err := r.store.Card(context.Background(), im.EID)
+	require.NoError(r, err)
+	assert.Equal(r, im.EventCounter, c.EventCounter, "event counter")
+	require.Len(r, c.Profiles, len(im.Profiles))
+	for i, p := range im.Profiles {
+		assert.Equal(r, string(p.State), string(c.Profiles[i].State), "profile %s", p.ICCID)
+	}
+	assert.False(r, c.Unsettled)
+}
+
+// proven checks that the recorded receipt verifies from the record alone.
+func (r *rig) proven(req store.Request, im *appletsim.Image) {
+	r.Helper()
+	require.NotNil(r, req.Answer)
+	record, err := card.ParseRecord(servertest.Record(im))
+	require.NoError(r, err)
+	cmd := card.Command{
+		INS: card.INSDeactivate, RequestID: req.ID, Operator: req.MCCMNC, ICCID: req.ICCID, Reason: req.Reason, Counter: req.Counter,
+	}
+	assert.Equal(r, cmd.Data(), req.Answer.Command)
+	assert.NoError(r, card.Verify(record.Target(), cmd, req.Answer.Response, req.Answer.Receipt))
+}
+
+// commands counts the APDUs of one INS that a reader was given.
+func (r *rig) commands(reader string, ins byte) (n int) {
+	for _, c := range r.readers.Sent(reader) {
+		if len(c) > 1 && c[1] == ins {
+			n++
+		}
+	}
+	return n
+}
+
+// isSecured reports whether an APDU is under secure messaging with this INS.
+func isSecured(capdu []byte, ins byte) bool { return capdu[0]&0x0C == 0x0C && capdu[1] == ins }

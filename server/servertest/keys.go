@@ -1,0 +1,143 @@
+// Package servertest is emulated cards in readers of their own, for tests of
+// the card management server and of what stands on it.
+package servertest
+
+import (
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+
+	"github.com/cardbridge/cardbridge/applet-sim"
+	"github.com/cardbridge/cardbridge/card"
+	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/card/id"
+)
+
+// vectorKeys are the private keys of the protocol's test vectors, by name: keys
+// take long to make.
+var vectorKeys = sync.OnceValue(func() map[string]string {
+	_, self, _, _ := runtime.Caller(0)
+	b, err := os.ReadFile(filepath.Join(filepath.Dir(self), "../../card/cryptogram/testdata/handshake.json"))
+	must(err)
+	var vectors struct {
+		Keys map[string]string `json:"keys"`
+	}
+	must(json.Unmarshal(b, &vectors))
+	return vectors.Keys
+})
+
+// must is for what cannot fail where the tree is whole.
+func must(err error) {
+	if err != nil {
+		panic(fmt.Sprintf("servertest: %v", err))
+	}
+}
+
+func keySet(side string) cryptogram.KeysPEM {
+	k := vectorKeys()
+	return cryptogram.KeysPEM{Auth: []string{k[side+"-auth-1"], k[side+"-auth-2"], k[side+"-auth-3"]}, Enc: k[side+"-enc"]}
+}
+
+func public(k cryptogram.KeysPEM) cryptogram.KeysPEM {
+	convert := func(s string) string {
+		block, _ := pem.Decode([]byte(s))
+		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		must(err)
+		der, err := x509.MarshalPKIXPublicKey(&key.(*rsa.PrivateKey).PublicKey)
+		must(err)
+		return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+	}
+	out := cryptogram.KeysPEM{Enc: convert(k.Enc)}
+	for _, a := range k.Auth {
+		out.Auth = append(out.Auth, convert(a))
+	}
+	return out
+}
+
+// KID is the id of the server's key set.
+const KID = 1
+
+// KeySetFile is the server's key set file (docs/protocol.md §9).
+func KeySetFile() []byte {
+	b, err := json.Marshal(cryptogram.KeySetPEM{ID: KID, KeysPEM: keySet("server")})
+	must(err)
+	return b
+}
+
+// Terminal is the server's side, with the key set of KeySetFile.
+func Terminal() *card.Terminal {
+	keys, err := cryptogram.KeySetPEM{ID: KID, KeysPEM: keySet("server")}.Private()
+	must(err)
+	return &card.Terminal{Keys: keys}
+}
+
+// Owner and Other are two operators' networks.
+var (
+	Owner = parse(id.ParseMCCMNC, "46011")
+	Other = parse(id.ParseMCCMNC, "26201")
+)
+
+func parse[T any](f func(string) (T, error), s string) T {
+	v, err := f(s)
+	must(err)
+	return v
+}
+
+// EID is the n-th card's, n from 0 to 99.
+func EID(n int) id.EID {
+	return id.EID{0x89, 0x04, 0x90, 0x32, 14: byte(n/10<<4 | n%10)}.WithCheckDigits()
+}
+
+// ICCID is that of the n-th card's profile i.
+func ICCID(n, i int) id.ICCID { return parse(id.ParseICCID, fmt.Sprintf("898603%012d%d", n, i)) }
+
+// Image is the n-th card: profile 0 of Owner, enabled; profile 1 of Owner,
+// disabled; profile 2 of Other, disabled.
+func Image(n int) *appletsim.Image {
+	profile := func(i int, owner id.MCCMNC, state appletsim.State) appletsim.Profile {
+		return appletsim.Profile{
+			ICCID: ICCID(n, i), Owner: owner, State: state, Class: appletsim.Operational,
+			Provider: "Provider", Name: fmt.Sprintf("Profile %d", i),
+		}
+	}
+	return &appletsim.Image{
+		EID: EID(n), Keys: keySet("card"), Suites: []int{1, 3}, EventCounter: 5,
+		ServerKeySets: []cryptogram.KeySetPEM{{ID: KID, KeysPEM: public(keySet("server"))}},
+		Profiles:      []appletsim.Profile{profile(0, Owner, appletsim.Enabled), profile(1, Owner, appletsim.Disabled), profile(2, Other, appletsim.Disabled)},
+	}
+}
+
+// Stranger gives an image the keys of another card.
+func Stranger(im *appletsim.Image) *appletsim.Image {
+	k := vectorKeys()
+	im.Keys = cryptogram.KeysPEM{Auth: []string{k["card-enc"]}, Enc: k["card-auth-1"]}
+	im.Suites = []int{1}
+	return im
+}
+
+// Record is the card record file of an image.
+func Record(im *appletsim.Image) []byte {
+	b, err := json.Marshal(struct {
+		EID          id.EID              `json:"eid"`
+		Keys         cryptogram.KeysPEM  `json:"keys"`
+		Suites       []int               `json:"suites"`
+		Policy       appletsim.Policy    `json:"policy"`
+		Profiles     []appletsim.Profile `json:"profiles"`
+		EventCounter uint32              `json:"event_counter"`
+	}{im.EID, public(im.Keys), im.Suites, im.Policy, im.Profiles, im.EventCounter})
+	must(err)
+	return b
+}
+
+// Card makes an emulated card.
+func Card(im *appletsim.Image, opts ...appletsim.Option) *appletsim.Card {
+	c, err := appletsim.New(im, opts...)
+	must(err)
+	return c
+}

@@ -1,0 +1,29 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+)
+
+// ErrInUse says that another server works on this record.
+var ErrInUse = errors.New("store: another server works on this record")
+
+// Own makes this process the one server that works on the record, until release
+// or the process's end, however it ends. The error matches ErrInUse where
+// another one is. Who only adds or reads records need not own them.
+func (s *Store) Own(ctx context.Context) (release func() error, err error) {
+	// A lock of a database file of its own: it works wherever SQLite does, and
+	// the system takes it away from a process that dies.
+	db, err := openFile(s.path+".owner", url.Values{"_pragma": {"busy_timeout(0)"}, "_txlock": {"exclusive"}})
+	if err != nil {
+		return nil, err
+	}
+	// The transaction must outlive ctx.
+	tx, err := db.BeginTx(context.WithoutCancel(ctx), nil)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %w", ErrInUse, err), db.Close())
+	}
+	return func() error { return errors.Join(tx.Rollback(), db.Close()) }, nil
+}
