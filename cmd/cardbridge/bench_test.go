@@ -1,0 +1,182 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cardbridge/cardbridge/apdu/trace"
+	appletsim "github.com/cardbridge/cardbridge/applet-sim"
+	"github.com/cardbridge/cardbridge/hwtest/rig"
+)
+
+const twoProfiles = "iccid=89014100000000000434,mccmnc=46011,state=enabled"
+
+func TestBench(t *testing.T) {
+	pcscd := rig.Start(t, rig.Options{Slots: 2})
+	keyset := newKeySet(t)
+	c := newCard(t, keyset, pcscd.Slots()[0], "--profile", twoProfiles, "--profile", "iccid=8986030112345678901,mccmnc=310410")
+
+	t.Run("reader list", func(t *testing.T) {
+		require.Eventually(t, func() bool {
+			out, status := object(t, "reader", "list")
+			readers := out["readers"].([]any)
+			return status == 0 && len(readers) == 2 && readers[0].(map[string]any)["card"] == true
+		}, 10*time.Second, 100*time.Millisecond)
+	})
+	t.Run("info", func(t *testing.T) {
+		out, status := object(t, "card", "info", "--reader", c.reader)
+		require.Zero(t, status)
+		assert.Equal(t, c.eid, out["eid"])
+		assert.EqualValues(t, 0, out["event_counter"])
+		assert.Equal(t, []any{1.0, 3.0}, out["suites"])
+	})
+	t.Run("authenticate in both suites and protocols", func(t *testing.T) {
+		for _, suite := range []string{"1", "3"} {
+			for _, protocol := range []string{"T=0", "T=1"} {
+				out, status := c.run(t, "authenticate", "--suite", suite, "--protocol", protocol)
+				assert.Zero(t, status, "%s %s: %v", suite, protocol, out)
+				assert.Equal(t, map[string]any{"eid": c.eid, "authenticated": true, "sw": "9000", "outcome": "done"}, out)
+			}
+		}
+	})
+	t.Run("status", func(t *testing.T) {
+		out, status := c.run(t, "status")
+		require.Zero(t, status)
+		profiles := out["profiles"].([]any)
+		require.Len(t, profiles, 2)
+		assert.Equal(t, "89014100000000000434", profiles[0].(map[string]any)["iccid"])
+		assert.Equal(t, "enabled", profiles[0].(map[string]any)["state"])
+	})
+	t.Run("deactivate, refused again, activate", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "trace")
+		out, status := c.run(t, "deactivate", "--trace", file, "--request-id", "00112233445566778899AABBCCDDEEFF")
+		assert.Zero(t, status)
+		assert.Equal(t, map[string]any{
+			"eid": c.eid, "authenticated": true, "result": "00", "sw": "9000", "iccid": "89014100000000000434", "state": "disabled",
+			"event_counter": 1.0, "request_id": "00112233445566778899AABBCCDDEEFF", "receipt_verified": true, "outcome": "done",
+		}, out)
+		b, err := os.Open(file)
+		require.NoError(t, err)
+		defer b.Close()
+		parsed, err := trace.Parse(b)
+		require.NoError(t, err)
+		assert.Greater(t, len(parsed.Entries), 10)
+
+		out, status = c.run(t, "deactivate", "--iccid", "89014100000000000434")
+		assert.Equal(t, exitCardRefused, status)
+		assert.Equal(t, "02", out["result"])
+		assert.Equal(t, "6985", out["sw"])
+		assert.Equal(t, "refused", out["outcome"])
+		assert.Equal(t, true, out["receipt_verified"])
+
+		out, status = c.run(t, "deactivate") // none is enabled
+		assert.Equal(t, exitCardRefused, status)
+		assert.Equal(t, "01", out["result"])
+
+		out, status = c.run(t, "activate", "--iccid", "89014100000000000434", "--suite", "3", "--reason", "7")
+		assert.Zero(t, status)
+		assert.Equal(t, "enabled", out["state"])
+		assert.EqualValues(t, 2, out["event_counter"])
+	})
+	t.Run("given counter, operator and profile", func(t *testing.T) {
+		out, status := c.run(t, "deactivate", "--counter", "9", "--operator", "46011", "--iccid", "89014100000000000434")
+		assert.Equal(t, exitCardRefused, status)
+		assert.Equal(t, "14", out["result"])
+		out, status = c.run(t, "deactivate", "--operator", "00101")
+		assert.Equal(t, exitCardRefused, status)
+		assert.Equal(t, "10", out["result"])
+	})
+	t.Run("answer lost, recovered", func(t *testing.T) {
+		c.card.Inject(appletsim.Fault{Write: 1, Kind: appletsim.CutAfter, Away: time.Second})
+		out, status := c.run(t, "deactivate")
+		assert.Zero(t, status, "%v", out)
+		assert.Equal(t, "done", out["outcome"])
+		assert.Equal(t, true, out["receipt_verified"])
+		assert.EqualValues(t, 3, out["event_counter"])
+		assert.EqualValues(t, 3, c.card.Image().EventCounter)
+	})
+	t.Run("answer lost, the card stays away", func(t *testing.T) {
+		c.card.Inject(appletsim.Fault{Write: 1, Kind: appletsim.CutAfter, Away: 6 * time.Second})
+		out, status := c.run(t, "activate", "--iccid", "89014100000000000434", "--attempts", "2", "--wait", "2s")
+		assert.Equal(t, exitUnknown, status, "%v", out)
+		assert.Equal(t, "unknown", out["outcome"])
+		assert.Equal(t, false, out["receipt_verified"])
+		assert.NotContains(t, out, "result")
+	})
+	t.Run("apdu", func(t *testing.T) {
+		stdout, _, status := cli(t, "apdu", "--reader", c.reader, "00A404000BF063617264627269646765 00", "80CA005A00")
+		require.Zero(t, status)
+		assert.Contains(t, stdout, strings.ToUpper(c.eid))
+	})
+	t.Run("another card's record", func(t *testing.T) {
+		other := newCard(t, keyset, pcscd.Slots()[1], "--single")
+		out, status := object(t, "card", "status", "--reader", c.reader, "--keyset", keyset, "--card", other.record)
+		assert.Equal(t, exitError, status)
+		assert.Equal(t, false, out["authenticated"])
+		assert.Equal(t, "failed", out["outcome"])
+
+		out, status = other.run(t, "deactivate", "--suite", "3")
+		assert.Equal(t, exitError, status)
+		assert.Contains(t, out["error"], "suite 03")
+		out, status = other.run(t, "deactivate")
+		assert.Zero(t, status, "%v", out)
+	})
+}
+
+// What is given wrongly is told before any card is touched.
+func TestBadInput(t *testing.T) {
+	keyset := newKeySet(t)
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		file := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		return file
+	}
+	record := filepath.Join(dir, "record.json")
+	_, _, status := cli(t, "card", "new", "--keyset", keyset, "--image", filepath.Join(dir, "card.json"), "--record", record)
+	require.Zero(t, status)
+	base := []string{"card", "deactivate", "--reader", "none"}
+	for name, args := range map[string][]string{
+		"no key set":      {"--card", record},
+		"no record":       {"--keyset", keyset},
+		"garbage key set": {"--keyset", write("k", "garbage"), "--card", record},
+		"garbage record":  {"--keyset", keyset, "--card", write("r", `{"eid": "89"}`)},
+		"image as record": {"--keyset", keyset, "--card", filepath.Join(dir, "card.json")},
+		"suite":           {"--keyset", keyset, "--card", record, "--suite", "2"},
+		"operator":        {"--keyset", keyset, "--card", record, "--operator", "4601"},
+		"iccid":           {"--keyset", keyset, "--card", record, "--iccid", "89"},
+		"request id":      {"--keyset", keyset, "--card", record, "--request-id", "zz"},
+		"attempts":        {"--keyset", keyset, "--card", record, "--attempts", "0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, status := object(t, append(base, args...)...)
+			assert.Equal(t, exitError, status)
+			assert.Equal(t, "failed", out["outcome"])
+			assert.NotEmpty(t, out["error"])
+		})
+	}
+	for name, args := range map[string][]string{
+		"keys are not overwritten": {"keys", "new", keyset},
+		"kid":                      {"keys", "new", "--id", "16", filepath.Join(dir, "x")},
+		"bits":                     {"keys", "new", "--bits", "1024", filepath.Join(dir, "x")},
+		"EID":                      {"card", "new", "--keyset", keyset, "--image", dir + "/i", "--record", dir + "/r2", "--eid", "89049032000000000000000000424248"},
+		"two enabled":              {"card", "new", "--keyset", keyset, "--image", dir + "/i", "--record", dir + "/r2", "--profile", "mccmnc=00101,state=enabled", "--profile", "mccmnc=00101,state=enabled"},
+		"profile":                  {"card", "new", "--keyset", keyset, "--image", dir + "/i", "--record", dir + "/r2", "--profile", "mccmnc=00101,colour=red"},
+		"APDU":                     {"apdu", "--reader", "none", "00A4"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, stderr, status := cli(t, args...)
+			assert.Equal(t, exitError, status)
+			assert.True(t, strings.HasPrefix(stderr, "cardbridge: "), stderr)
+		})
+	}
+	out, status := object(t, "keys", "public", keyset)
+	require.Zero(t, status)
+	assert.NotContains(t, out["enc"], "PRIVATE")
+}

@@ -1,0 +1,452 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/cardbridge/cardbridge/apdu"
+	"github.com/cardbridge/cardbridge/card"
+	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/pcsc"
+)
+
+func newCardCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "card", Short: "One card: in a reader, or in a server's record"}
+	cmd.AddCommand(
+		newCardInfoCmd(),
+		newCardStatusCmd(),
+		newCardAuthenticateCmd(),
+		newCardOperationCmd("deactivate", "Disable a profile (DEACTIVATE), recovering an unknown outcome", card.INSDeactivate),
+		newCardOperationCmd("activate", "Enable a profile (ACTIVATE): the lab's way back", card.INSActivate),
+		newCardNewCmd(),
+		newCardRegisterCmd(),
+		newCardShowCmd(),
+		newCardPolicyCmd(),
+	)
+	return cmd
+}
+
+// cardResult is what the commands on one card print with --json. Members are
+// absent where they do not apply.
+type cardResult struct {
+	EID             string         `json:"eid,omitempty"`
+	Authenticated   bool           `json:"authenticated"`
+	Result          string         `json:"result,omitempty"`
+	SW              string         `json:"sw,omitempty"`
+	ICCID           string         `json:"iccid,omitempty"`
+	State           string         `json:"state,omitempty"`
+	EventCounter    *uint32        `json:"event_counter,omitempty"`
+	RequestID       string         `json:"request_id,omitempty"`
+	ReceiptVerified *bool          `json:"receipt_verified,omitempty"`
+	Outcome         string         `json:"outcome"`
+	Error           string         `json:"error,omitempty"`
+	Profiles        []card.Profile `json:"profiles,omitzero"`
+}
+
+// secured is the flags of the commands that authenticate.
+type secured struct {
+	bench
+	keyset string
+	card   string
+	suite  uint8
+}
+
+func (s *secured) addFlags(cmd *cobra.Command) {
+	s.bench.addFlags(cmd.Flags())
+	s.onClose = pcsc.ResetCard // a session does not outlive its command, nor the protocol that it chose
+	cmd.Flags().StringVar(&s.keyset, "keyset", "", "the server's key set file, with private keys")
+	cmd.Flags().StringVar(&s.card, "card", "", "the card record file")
+	cmd.Flags().Uint8Var(&s.suite, "suite", 0, "suite: 1 or 3 (default: 3 if the record requires it, else 1)")
+	addJSONFlag(cmd)
+}
+
+// load reads the key set and the record that the flags name.
+func (s *secured) load() (*card.Terminal, card.Target, error) {
+	keys, err := readKeySet(s.keyset)
+	if err != nil {
+		return nil, card.Target{}, err
+	}
+	if s.card == "" {
+		return nil, card.Target{}, errors.New("say which card is meant by --card, its record file; cardbridge card new makes one")
+	}
+	b, err := readFile(s.card)
+	if err != nil {
+		return nil, card.Target{}, err
+	}
+	record, err := card.ParseRecord(b)
+	if err != nil {
+		return nil, card.Target{}, fmt.Errorf("%s: %w", s.card, err)
+	}
+	target := record.Target()
+	if s.suite != 0 {
+		target.Suite = cryptogram.Suite(s.suite)
+	}
+	if !target.Keys.Supports(target.Suite) {
+		return nil, target, fmt.Errorf("suite %s with %d auth keys in %s: use --suite 1, or a record with three", target.Suite, len(target.Keys.Auth), s.card)
+	}
+	if !keys.Public().Supports(target.Suite) {
+		return nil, target, fmt.Errorf("suite %s with %d auth keys in %s: use --suite 1, or a key set with three", target.Suite, len(keys.Auth), s.keyset)
+	}
+	return &card.Terminal{Keys: keys}, target, nil
+}
+
+// finish prints a result and gives the program's exit status.
+func (p *printer) finish(res cardResult, outcome card.Outcome, err error) error {
+	res.Outcome = outcome.String()
+	if err != nil {
+		res.Error = err.Error()
+	}
+	if p.json {
+		if perr := p.object(res); perr != nil {
+			return perr
+		}
+	} else {
+		p.result(res, outcome)
+	}
+	if err != nil {
+		fmt.Fprintf(p.err, "cardbridge: %v\n", err)
+		if hint := hintFor(err); hint != "" {
+			fmt.Fprintf(p.err, "            %s\n", hint)
+		}
+	}
+	switch outcome {
+	case card.OutcomeDone:
+		return nil
+	case card.OutcomeRefused:
+		return exitStatus(exitCardRefused)
+	case card.OutcomeUnknown:
+		return exitStatus(exitUnknown)
+	}
+	return exitStatus(exitError)
+}
+
+// result prints a result in words.
+func (p *printer) result(res cardResult, outcome card.Outcome) {
+	colour := map[card.Outcome]string{card.OutcomeDone: green, card.OutcomeUnknown: yellow}[outcome]
+	if colour == "" {
+		colour = red
+	}
+	p.field("EID", res.EID)
+	p.field("outcome", p.paint(colour, res.Outcome))
+	if res.Result != "" {
+		p.field("result", res.Result)
+	}
+	p.field("status word", res.SW)
+	p.field("ICCID", res.ICCID)
+	p.field("state", res.State)
+	if res.EventCounter != nil {
+		p.field("event counter", fmt.Sprint(*res.EventCounter))
+	}
+	p.field("request id", res.RequestID)
+	if res.ReceiptVerified != nil {
+		p.field("receipt", map[bool]string{true: "verified", false: "none verified"}[*res.ReceiptVerified])
+	}
+	if len(res.Profiles) > 0 {
+		var rows [][]string
+		for _, q := range res.Profiles {
+			var rules []string
+			for _, rule := range []struct {
+				name string
+				on   bool
+			}{{"PPR1", q.PPR1}, {"PPR2", q.PPR2}, {"fallback", q.Fallback}} {
+				if rule.on {
+					rules = append(rules, rule.name)
+				}
+			}
+			rows = append(rows, []string{q.ICCID.String(), q.State.String(), q.Owner.String(), q.Class.String(), q.Provider, q.Name, strings.Join(rules, " ")})
+		}
+		p.table("ICCID|STATE|OWNER|CLASS|PROVIDER|NAME|RULES", rows)
+	}
+}
+
+// hintFor is what to do next about an error, where there is something.
+func hintFor(err error) string {
+	var auth *card.AuthError
+	switch {
+	case errors.As(err, &auth):
+		return "check that --card is this card's record and --keyset the key set whose public half the card holds"
+	case errors.Is(err, apdu.SWAuthenticationBlocked):
+		return "15 authentications failed since the last reset: find out why, then reset the card"
+	case errors.Is(err, apdu.SWAuthenticationFailed):
+		return "the card does not accept this server: check that it holds the public half of --keyset, and the EID in --card"
+	case errors.Is(err, apdu.SWReferenceNotFound):
+		return "the card has no such key set, or one key where the suite wants three"
+	case errors.Is(err, apdu.SWFileNotFound):
+		return "the card has no management applet"
+	case errors.Is(err, card.ErrOutcomeUnknown):
+		return "the card may have carried it out: run card status; the same --request-id with the same --counter, --iccid, --operator and --reason recovers the outcome"
+	}
+	return ""
+}
+
+func newCardInfoCmd() *cobra.Command {
+	var b bench
+	cmd := &cobra.Command{
+		Use:   "info",
+		Short: "Read what a card says of itself in the clear",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			p, ctx := newPrinter(cmd), cmd.Context()
+			conn, err := b.openNow(ctx)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, conn.Close(), b.close()) }()
+			ch := apdu.BasicChannel(conn)
+			eid, err := card.ReadEID(ctx, ch)
+			if err != nil {
+				return err
+			}
+			applet, err := card.Select(ctx, ch)
+			if err != nil {
+				return err
+			}
+			info, err := card.ReadInfo(ctx, ch)
+			if err != nil {
+				return err
+			}
+			type failures struct {
+				KID   byte   `json:"kid"`
+				Count uint16 `json:"failures"`
+			}
+			fs := []failures{}
+			var rows [][]string
+			for _, f := range info.Failures {
+				fs = append(fs, failures(f))
+				rows = append(rows, []string{fmt.Sprint(f.KID), fmt.Sprint(f.Count)})
+			}
+			suites := []int{}
+			for _, s := range applet.Suites {
+				suites = append(suites, int(s))
+			}
+			if p.json {
+				return p.object(map[string]any{
+					"eid": eid, "atr": fmt.Sprintf("%X", conn.ATR()), "suites": suites, "extended_length": ch.Extended(),
+					"max_command_data": applet.MaxCommandData, "event_counter": info.EventCounter, "key_sets": fs,
+				})
+			}
+			p.field("EID", eid.String())
+			p.field("ATR", fmt.Sprintf("%X", conn.ATR()))
+			p.field("suites", fmt.Sprint(suites))
+			p.field("command data", fmt.Sprintf("%d bytes at most, extended length %t", applet.MaxCommandData, ch.Extended()))
+			p.field("event counter", fmt.Sprint(info.EventCounter))
+			if len(rows) > 0 {
+				p.table("KEY SET|FAILED AUTHENTICATIONS", rows)
+			}
+			return nil
+		},
+	}
+	b.addFlags(cmd.Flags())
+	addJSONFlag(cmd)
+	return cmd
+}
+
+// once runs fn on the card in a session of its own and prints the result.
+func (s *secured) once(cmd *cobra.Command, fn func(ctx context.Context, t *card.Terminal, target card.Target, conn apdu.Conn, res *cardResult) error) error {
+	p, ctx := newPrinter(cmd), cmd.Context()
+	var res cardResult
+	run := func() error {
+		t, target, err := s.load()
+		if err != nil {
+			return err
+		}
+		res.EID = target.EID.String()
+		conn, err := s.openNow(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		return fn(ctx, t, target, conn, &res)
+	}
+	err := errors.Join(run(), s.close())
+	outcome := card.OutcomeDone
+	if err != nil {
+		outcome = card.OutcomeFailed
+	}
+	return p.finish(res, outcome, err)
+}
+
+func (res *cardResult) setSW(sw apdu.StatusWord) {
+	if sw != 0 {
+		res.SW = sw.Hex()
+	}
+}
+
+func newCardStatusCmd() *cobra.Command {
+	var s secured
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Authenticate and read the profiles and the event counter (GET STATUS)",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return s.once(cmd, func(ctx context.Context, t *card.Terminal, target card.Target, conn apdu.Conn, res *cardResult) error {
+				status, rep, err := t.ReadStatus(ctx, apdu.BasicChannel(conn), target)
+				res.Authenticated = rep.Authenticated
+				res.setSW(rep.SW)
+				if err != nil {
+					return err
+				}
+				res.setStatus(status)
+				res.Profiles = append([]card.Profile{}, status.Profiles...)
+				if p, ok := status.Enabled(); ok {
+					res.ICCID, res.State = p.ICCID.String(), p.State.String()
+				}
+				return nil
+			})
+		},
+	}
+	s.addFlags(cmd)
+	return cmd
+}
+
+func (res *cardResult) setStatus(status *card.Status) {
+	res.EventCounter = &status.EventCounter
+}
+
+func newCardAuthenticateCmd() *cobra.Command {
+	var s secured
+	cmd := &cobra.Command{
+		Use:   "authenticate",
+		Short: "Prove server and card to each other, and do nothing else",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return s.once(cmd, func(ctx context.Context, t *card.Terminal, target card.Target, conn apdu.Conn, res *cardResult) error {
+				ch := apdu.BasicChannel(conn)
+				_, err := card.Select(ctx, ch)
+				if err == nil {
+					_, err = t.Authenticate(ctx, ch, target, [32]byte{})
+				}
+				var sw apdu.StatusWord
+				if errors.As(err, &sw) {
+					res.setSW(sw)
+				}
+				if err != nil {
+					return err
+				}
+				res.Authenticated = true
+				res.setSW(apdu.SWSuccess)
+				return nil
+			})
+		},
+	}
+	s.addFlags(cmd)
+	return cmd
+}
+
+func newCardOperationCmd(name, short string, ins byte) *cobra.Command {
+	var s secured
+	var operator, iccid, requestID string
+	var counter uint32
+	var reason uint8
+	var attempts int
+	cmd := &cobra.Command{
+		Use:   name,
+		Short: short,
+		Long: short + `.
+
+The card authenticates the server and the server the card; the card checks its
+policy rules, carries it out and signs what it did. An answer that is lost, or
+does not verify, is recovered by sending the same command again. Exit status: 0
+done, 3 refused by the card (signed), 4 outcome unknown, 1 anything else.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p := newPrinter(cmd)
+			var res cardResult
+			var rep card.Report
+			run := func() error {
+				t, target, err := s.load()
+				if err != nil {
+					return err
+				}
+				res.EID = target.EID.String()
+				op := card.Operation{INS: ins, Reason: reason, Attempts: attempts, Wait: s.wait, Open: s.open, Step: p.step}
+				if attempts < 1 {
+					return fmt.Errorf("--attempts %d, 1 or more wanted", attempts)
+				}
+				if requestID == "" {
+					op.RequestID = id.RequestID(uuid.New())
+					requestID = fmt.Sprintf("%X", op.RequestID[:])
+				} else if op.RequestID, err = id.ParseRequestID(requestID); err != nil {
+					return err
+				}
+				res.RequestID = requestID
+				if operator != "" {
+					m, err := id.ParseMCCMNC(operator)
+					if err != nil {
+						return err
+					}
+					op.Operator = &m
+				}
+				if iccid != "" {
+					c, err := id.ParseICCID(iccid)
+					if err != nil {
+						return err
+					}
+					op.ICCID = &c
+				}
+				if cmd.Flags().Changed("counter") {
+					op.Counter = &counter
+				}
+				var sent card.Command
+				sent, rep, err = t.Run(cmd.Context(), target, op)
+				res.setOperation(sent, rep)
+				return err
+			}
+			err := run()
+			if cerr := s.close(); cerr != nil {
+				fmt.Fprintf(p.err, "cardbridge: trace: %v\n", cerr)
+			}
+			if rep.Outcome == card.OutcomeRefused {
+				fmt.Fprintf(p.err, "cardbridge: the card refuses, and signs it: %s\n", rep.Answer.Result)
+			}
+			if rep.StatusErr != nil {
+				fmt.Fprintf(p.err, "cardbridge: the status could not be read afterwards: %v\n", rep.StatusErr)
+			}
+			return p.finish(res, rep.Outcome, err)
+		},
+	}
+	s.addFlags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&operator, "operator", "", "MCCMNC of the operator that asks (default: the profile's owner)")
+	f.StringVar(&iccid, "iccid", "", "ICCID of the profile (default: the enabled one)")
+	f.StringVar(&requestID, "request-id", "", "request id, 32 hexadecimal digits (default: a new one)")
+	f.Uint32Var(&counter, "counter", 0, "event counter that the card is expected to have (default: read from the card)")
+	f.Uint8Var(&reason, "reason", 0, "reason code, 0 to 255; the card does not interpret it")
+	f.IntVar(&attempts, "attempts", 4, "how often to send the command at most")
+	return cmd
+}
+
+func (res *cardResult) setOperation(cmd card.Command, rep card.Report) {
+	res.Authenticated = rep.Authenticated
+	res.setSW(rep.SW)
+	if cmd.ICCID != nil {
+		res.ICCID = cmd.ICCID.String()
+	}
+	if rep.Sent {
+		verified := rep.Answer != nil
+		res.ReceiptVerified = &verified
+	}
+	if a := rep.Answer; a != nil {
+		res.Result = a.Result.Hex()
+		res.EventCounter = &a.Counter
+		if a.ICCID != nil {
+			res.ICCID, res.State = a.ICCID.String(), a.State.String()
+		}
+	}
+	if rep.Status != nil {
+		// What GET STATUS says is the card's state now; a stored answer's is
+		// that of its time.
+		res.setStatus(rep.Status)
+		if iccid, err := id.ParseICCID(res.ICCID); err == nil {
+			if p, ok := rep.Status.Profile(iccid); ok {
+				res.State = p.State.String()
+			}
+		}
+	}
+}

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	appletsim "github.com/cardbridge/cardbridge/applet-sim"
+	"github.com/cardbridge/cardbridge/card"
+	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/card/id"
+)
+
+func newCardNewCmd() *cobra.Command {
+	var image, record, eid string
+	var keysets, profiles []string
+	var bits int
+	var single, triple bool
+	cmd := &cobra.Command{
+		Use:   "new --keyset FILE --image FILE --record FILE",
+		Short: "Make a card image with new keys, and the record that registers the card",
+		Long: `Makes what personalises an emulated card (applet-sim --card) and the card's
+record (card register, card status --card …). Neither file may exist yet.
+
+A profile is given as key=value pairs, and words for what is on or off:
+  --profile iccid=89014100000000000434,mccmnc=00101,state=enabled,provider=Lab,name=Test
+  keys: iccid, mccmnc, state (disabled, enabled), class (test, provisioning,
+  operational), provider, name; words: ppr1 (disabling not allowed), ppr2
+  (deletion not allowed), fallback
+An iccid that is left out is made up. Without --profile the card gets one
+enabled operational profile of 00101.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			p := newPrinter(cmd)
+			if len(keysets) == 0 || image == "" || record == "" {
+				return errors.New("say whose key set the card holds by --keyset, and where to write by --image and --record")
+			}
+			for _, f := range []string{image, record} {
+				if _, err := os.Lstat(f); err == nil {
+					return fmt.Errorf("%s exists: cards are not overwritten", f)
+				}
+			}
+			im := appletsim.Image{Suites: []int{1, 3}, EID: newEID(), Policy: appletsim.Policy{RequireTriple: triple}}
+			auth := 3
+			if single {
+				im.Suites, auth = []int{1}, 1
+			}
+			if eid != "" {
+				var err error
+				if im.EID, err = id.ParseEID(eid); err != nil {
+					return err
+				}
+			}
+			for _, f := range keysets {
+				set, err := publicKeySet(f)
+				if err != nil {
+					return err
+				}
+				im.ServerKeySets = append(im.ServerKeySets, set)
+			}
+			if len(profiles) == 0 {
+				profiles = []string{"mccmnc=00101,state=enabled"}
+			}
+			for _, s := range profiles {
+				q, err := parseProfile(s)
+				if err != nil {
+					return fmt.Errorf("--profile %q: %w", s, err)
+				}
+				im.Profiles = append(im.Profiles, q)
+			}
+			var err error
+			if im.Keys, err = cryptogram.Generate(auth, bits); err != nil {
+				return err
+			}
+			return writeCard(p, &im, image, record)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&image, "image", "", "where to write the card image, mode 0600")
+	f.StringVar(&record, "record", "", "where to write the card record")
+	f.StringVar(&eid, "eid", "", "EID, 32 digits (default: a random one)")
+	f.StringArrayVar(&keysets, "keyset", nil, "server key set file whose public half the card holds; may be given more than once")
+	f.StringArrayVar(&profiles, "profile", nil, "a profile, see above; may be given more than once")
+	f.IntVar(&bits, "bits", 2048, "bits of each modulus: 2048, 3072 or 4096")
+	f.BoolVar(&single, "single", false, "one auth key only: suite 01")
+	f.BoolVar(&triple, "require-triple", false, "the card takes DEACTIVATE and ACTIVATE in suite 03 only")
+	addJSONFlag(cmd)
+	return cmd
+}
+
+// writeCard checks the image as the emulator does, and writes it and the record
+// that follows from it.
+func writeCard(p *printer, im *appletsim.Image, imageFile, recordFile string) error {
+	imageJSON, err := im.Marshal()
+	if err != nil {
+		return err
+	}
+	if _, err := appletsim.ParseImage(imageJSON); err != nil {
+		return err
+	}
+	private, err := im.Keys.Private()
+	if err != nil {
+		return err
+	}
+	public, err := cryptogram.EncodePublic(private.Public())
+	if err != nil {
+		return err
+	}
+	recordJSON, err := indent(struct {
+		EID          id.EID              `json:"eid"`
+		Keys         cryptogram.KeysPEM  `json:"keys"`
+		Suites       []int               `json:"suites"`
+		Policy       appletsim.Policy    `json:"policy"`
+		Profiles     []appletsim.Profile `json:"profiles"`
+		EventCounter uint32              `json:"event_counter"`
+	}{im.EID, public, im.Suites, im.Policy, im.Profiles, im.EventCounter})
+	if err != nil {
+		return err
+	}
+	if _, err := card.ParseRecord(recordJSON); err != nil {
+		return err
+	}
+	if err := writeFile(imageFile, 0o600, imageJSON); err != nil {
+		return err
+	}
+	if err := writeFile(recordFile, 0o644, recordJSON); err != nil {
+		return err
+	}
+	if p.json {
+		return p.object(map[string]any{"eid": im.EID, "image": imageFile, "record": recordFile, "profiles": im.Profiles})
+	}
+	p.field("EID", im.EID.String())
+	p.field("card image", imageFile)
+	p.field("card record", recordFile)
+	var rows [][]string
+	for _, q := range im.Profiles {
+		rows = append(rows, []string{q.ICCID.String(), string(q.State), q.Owner.String(), string(q.Class)})
+	}
+	p.table("ICCID|STATE|OWNER|CLASS", rows)
+	return nil
+}
+
+func parseProfile(s string) (appletsim.Profile, error) {
+	q := appletsim.Profile{State: appletsim.Disabled, Class: appletsim.Operational}
+	for _, part := range strings.Split(s, ",") {
+		key, value, given := strings.Cut(strings.TrimSpace(part), "=")
+		var err error
+		switch {
+		case key == "ppr1" && !given:
+			q.PPR1 = true
+		case key == "ppr2" && !given:
+			q.PPR2 = true
+		case key == "fallback" && !given:
+			q.Fallback = true
+		case key == "iccid" && given:
+			q.ICCID, err = id.ParseICCID(value)
+		case key == "mccmnc" && given:
+			q.Owner, err = id.ParseMCCMNC(value)
+		case key == "state" && given:
+			q.State = appletsim.State(value)
+		case key == "class" && given:
+			q.Class = appletsim.Class(value)
+		case key == "provider" && given:
+			q.Provider = value
+		case key == "name" && given:
+			q.Name = value
+		default:
+			err = fmt.Errorf("%q is no key=value pair or word of a profile", part)
+		}
+		if err != nil {
+			return q, err
+		}
+	}
+	if q.Owner == (id.MCCMNC{}) {
+		return q, errors.New("mccmnc is missing: whose profile is it?")
+	}
+	if q.ICCID == (id.ICCID{}) {
+		q.ICCID = newICCID()
+	}
+	return q, nil
+}
+
+// newEID is a random EID with right check digits.
+func newEID() id.EID {
+	e := id.EID(randomDigits(16))
+	copy(e[:], []byte{0x89, 0x04, 0x90, 0x32}) // the EUM's part, as SGP.29 lays it out
+	return e.WithCheckDigits()
+}
+
+// newICCID is a random ICCID of 19 digits that begins with 89, telecom.
+func newICCID() id.ICCID {
+	c := id.ICCID(randomDigits(10))
+	c[0] = 0x98
+	c[9] |= 0xF0
+	return c
+}
+
+// randomDigits is n bytes of two random decimal digits each.
+func randomDigits(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails
+	for i, x := range b {
+		b[i] = x/16%10<<4 | x%16%10
+	}
+	return b
+}

@@ -1,0 +1,351 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/cardbridge/cardbridge/apdu/tlv"
+	"github.com/cardbridge/cardbridge/card"
+	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server"
+	"github.com/cardbridge/cardbridge/server/api"
+)
+
+const (
+	pollSeconds = 20               // of one wait for a step
+	waitGrace   = 30 * time.Second // beyond the deadline: a command that was sent may still be recovered
+)
+
+// asking is the flags of deactivate.
+type asking struct {
+	remote
+	eid, iccid string
+	reason     uint8
+	timeout    time.Duration
+	wait       bool
+	record     string
+	key        string
+}
+
+func newDeactivateCmd() *cobra.Command {
+	var a asking
+	cmd := &cobra.Command{
+		Use:   "deactivate --server URL --token-file FILE --pin SHA256 --eid EID [--iccid ICCID] [--wait]",
+		Short: "Ask a server to deactivate a profile",
+		Long: `Asks a server to deactivate a profile. With --wait it tells each step as it
+happens and ends in the card's receipt, which it verifies itself: under the keys
+that the server has for the card, or, with --card, under those of your own card
+record.
+
+Exit status: 0 done (without --wait: accepted), 2 refused by a management rule,
+3 refused by the card, 4 outcome unknown, 1 anything else.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.run(cmd.Context(), newPrinter(cmd)) },
+	}
+	a.addFlags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&a.eid, "eid", "", "the card's EID")
+	f.StringVar(&a.iccid, "iccid", "", "the profile's ICCID (default: the one that is recorded as enabled)")
+	f.Uint8Var(&a.reason, "reason", 0, "reason, 0 to 255, as it goes to the card")
+	f.DurationVar(&a.timeout, "timeout", server.DefaultTimeout, "ends the request if nothing was sent to the card by then")
+	f.BoolVar(&a.wait, "wait", false, "wait for the end and tell each step")
+	f.StringVar(&a.record, "card", "", "verify the receipt under the keys of this card record file")
+	f.StringVar(&a.key, "idempotency-key", "", "the same key gives the same request (default: a new one)")
+	_ = cmd.MarkFlagRequired("eid")
+	return cmd
+}
+
+// deactivateJSON is what deactivate prints. Members are absent where they do
+// not apply.
+type deactivateJSON struct {
+	RequestID       string  `json:"request_id,omitempty"`
+	EID             string  `json:"eid"`
+	ICCID           string  `json:"iccid,omitempty"`
+	State           string  `json:"state,omitempty"`
+	Outcome         string  `json:"outcome,omitempty"`
+	RefusedBy       string  `json:"refused_by,omitempty"` // rule, card
+	Rule            string  `json:"rule,omitempty"`
+	SubjectCode     string  `json:"subject_code,omitempty"`
+	ReasonCode      string  `json:"reason_code,omitempty"`
+	Result          string  `json:"result,omitempty"`
+	SW              string  `json:"sw,omitempty"`
+	EventCounter    *uint32 `json:"event_counter,omitempty"`
+	Receipt         string  `json:"receipt,omitempty"`
+	ReceiptVerified *bool   `json:"receipt_verified,omitempty"`
+	Detail          string  `json:"detail,omitempty"`
+	Error           string  `json:"error,omitempty"`
+}
+
+func (a *asking) run(ctx context.Context, p *printer) error {
+	in := api.DeactivationRequest{ICCID: a.iccid, Reason: int(a.reason), TimeoutSeconds: int((a.timeout + time.Second - 1) / time.Second)}
+	eid, err := id.ParseEID(a.eid)
+	if err != nil {
+		return err
+	}
+	in.EID = eid.String()
+	if a.iccid != "" {
+		if _, err := id.ParseICCID(a.iccid); err != nil {
+			return err
+		}
+	}
+	if a.timeout <= 0 || a.timeout > server.MaxTimeout {
+		return fmt.Errorf("--timeout %s: up to %s wanted", a.timeout, server.MaxTimeout)
+	}
+	if a.key == "" {
+		a.key = uuid.NewString()
+	}
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	var d api.Deactivation
+	err = c.insist(ctx, http.MethodPost, "/v1/deactivations", map[string]string{"Idempotency-Key": a.key}, in, &d, clientTries)
+	var report *problemError
+	if errors.As(err, &report) && report.Rule != "" {
+		res := deactivateJSON{EID: in.EID, ICCID: in.ICCID, State: "refused", RequestID: report.RequestID}
+		return p.refusedByRule(res, report.Rule, report.SubjectCode, report.ReasonCode, report.Detail)
+	}
+	if err != nil {
+		return err
+	}
+	if !a.wait {
+		res := deactivateJSON{RequestID: d.ID, EID: d.EID, ICCID: d.ICCID, State: d.State}
+		if p.json {
+			return p.object(res)
+		}
+		p.deactivation(res)
+		return nil
+	}
+	p.step("request %s", d.ID)
+	ended, err := a.follow(ctx, p, c, d)
+	return a.report(ctx, p, c, ended, err)
+}
+
+// follow tells the steps of a request until it is finished, or the time for it
+// is over; the error says that its end was not seen.
+func (a *asking) follow(ctx context.Context, p *printer, c *client, d api.Deactivation) (api.Deactivation, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout+waitGrace)
+	defer cancel()
+	path := "/v1/deactivations/" + d.ID
+	for after, finished := int64(0), false; !finished; {
+		var steps api.Steps
+		if err := c.insist(ctx, http.MethodGet, fmt.Sprintf("%s/events?after=%d&wait_seconds=%d", path, after, pollSeconds), nil, nil, &steps, untilDone); err != nil {
+			return d, err
+		}
+		for _, s := range steps.Steps {
+			p.step("%s", describe(s))
+			if s.Step == "sending" || s.Step == "unknown" {
+				d.SentAt = &s.At
+			}
+		}
+		d.State = steps.State
+		after, finished = steps.Next, steps.Finished && len(steps.Steps) == 0
+	}
+	err := c.insist(ctx, http.MethodGet, path, nil, nil, &d, untilDone)
+	return d, err
+}
+
+// describe says a step in words.
+func describe(s api.Step) string {
+	at := s.At.Local().Format("15:04:05.000")
+	get := func(name string) string {
+		if v, ok := s.Detail[name]; ok {
+			return fmt.Sprint(v)
+		}
+		return ""
+	}
+	text := get("text")
+	switch s.Step {
+	case "accepted":
+		text = "the management rules allow it"
+		if iccid := get("iccid"); iccid != "" {
+			text += ", profile " + iccid
+		}
+	case "authenticating", "recovering":
+		text = "reader " + get("reader")
+	case "sending":
+		text = fmt.Sprintf("authenticated both ways in suite %s, DEACTIVATE goes out at event counter %s", get("suite"), get("event_counter"))
+		if get("again") != "" {
+			text += ", the same command again"
+		}
+	}
+	return fmt.Sprintf("%s  %-14s %s", at, s.Step, text)
+}
+
+// report verifies what there is to verify and prints how a request ended.
+func (a *asking) report(ctx context.Context, p *printer, c *client, d api.Deactivation, cause error) error {
+	res := deactivateJSON{RequestID: d.ID, EID: d.EID, ICCID: d.ICCID, State: d.State, Detail: d.Detail, Outcome: d.State}
+	if d.Refusal != nil {
+		return p.refusedByRule(res, d.Refusal.Rule, d.Refusal.SubjectCode, d.Refusal.ReasonCode, d.Refusal.Text)
+	}
+	status := error(exitStatus(exitError))
+	if cause != nil || !d.Finished {
+		res.Outcome = ""
+		if d.SentAt != nil {
+			res.Outcome, status = "unknown", exitStatus(exitUnknown)
+		}
+		if cause != nil {
+			res.Error = "the end was not seen: " + cause.Error()
+		}
+	}
+	if ans := d.Answer; ans != nil {
+		res.Result, res.SW, res.EventCounter, res.Receipt = ans.Result, ans.StatusWord, &ans.EventCounter, ans.Receipt
+		err := a.verify(ctx, c, d)
+		verified := err == nil
+		res.ReceiptVerified = &verified
+		switch {
+		case err != nil:
+			res.Error = "the server says that the card answered, and its receipt does not verify: " + err.Error()
+		case d.State == "done":
+			status = nil
+		case d.State == "refused":
+			res.RefusedBy, status = "card", exitStatus(exitCardRefused)
+		case d.State == "unknown":
+			status = exitStatus(exitUnknown)
+		}
+	}
+	if p.json {
+		if err := p.object(res); err != nil {
+			return err
+		}
+	} else {
+		p.deactivation(res)
+	}
+	if res.Error != "" {
+		fmt.Fprintf(p.err, "cardbridge: %s\n", res.Error)
+	}
+	return status
+}
+
+func (p *printer) refusedByRule(res deactivateJSON, rule, subject, reason, text string) error {
+	res.Outcome, res.RefusedBy, res.Rule, res.SubjectCode, res.ReasonCode, res.Detail = "refused", "rule", rule, subject, reason, text
+	if p.json {
+		if err := p.object(res); err != nil {
+			return err
+		}
+	} else {
+		p.deactivation(res)
+	}
+	return exitStatus(exitRuleRefused)
+}
+
+// deactivation prints a request in words.
+func (p *printer) deactivation(res deactivateJSON) {
+	p.field("request", res.RequestID)
+	p.field("EID", res.EID)
+	p.field("ICCID", res.ICCID)
+	outcome := res.Outcome
+	if outcome == "" {
+		outcome = res.State
+	}
+	if res.RefusedBy != "" {
+		outcome += " by the " + res.RefusedBy
+	}
+	colour := map[string]string{"done": green, "refused": red, "failed": red, "expired": red}[res.Outcome]
+	if colour == "" {
+		colour = yellow
+	}
+	p.field("outcome", p.paint(colour, outcome))
+	p.field("why", res.Detail)
+	if res.Rule != "" {
+		p.field("rule", fmt.Sprintf("%s (GSMA subject %s, reason %s); no card was touched", res.Rule, res.SubjectCode, res.ReasonCode))
+	}
+	if res.Result != "" {
+		p.field("result", res.Result+" "+res.SW)
+	}
+	if res.EventCounter != nil {
+		p.field("event counter", fmt.Sprint(*res.EventCounter))
+	}
+	if res.ReceiptVerified != nil {
+		p.field("receipt", map[bool]string{true: p.paint(green, "verified"), false: p.paint(red, "does not verify")}[*res.ReceiptVerified])
+		for rest := res.Receipt; rest != ""; {
+			n := min(64, len(rest))
+			p.field(" ", rest[:n])
+			rest = rest[n:]
+		}
+	}
+}
+
+// verify checks that an answer is the card's, about what was asked for, and
+// says what the server makes of it.
+func (a *asking) verify(ctx context.Context, c *client, d api.Deactivation) error {
+	record, err := a.cardRecord(ctx, c, d.EID)
+	if err != nil {
+		return err
+	}
+	if record.EID.String() != a.eid || d.EID != a.eid {
+		return fmt.Errorf("it is about card %s", record.EID)
+	}
+	cmd := card.Command{INS: card.INSDeactivate, Reason: a.reason}
+	var command, response, receipt []byte
+	for _, f := range []struct {
+		to   *[]byte
+		text string
+	}{{&command, d.Answer.Command}, {&response, d.Answer.Response}, {&receipt, d.Answer.Receipt}} {
+		if *f.to, err = hex.DecodeString(f.text); err != nil {
+			return err
+		}
+	}
+	if cmd.RequestID, err = id.ParseRequestID(d.ID); err != nil {
+		return err
+	}
+	if cmd.Operator, err = id.ParseMCCMNC(d.MCCMNC); err != nil {
+		return err
+	}
+	if d.ICCID != "" {
+		iccid, err := id.ParseICCID(d.ICCID)
+		if err != nil {
+			return err
+		}
+		cmd.ICCID = &iccid
+	}
+	if a.iccid != "" && !strings.EqualFold(a.iccid, d.ICCID) {
+		return fmt.Errorf("it is about profile %s", d.ICCID)
+	}
+	// The expected event counter alone is the server's to choose: the last
+	// object of the command.
+	if len(command) < 4 {
+		return errors.New("the command is cut off")
+	}
+	cmd.Counter = binary.BigEndian.Uint32(command[len(command)-4:])
+	if !bytes.Equal(cmd.Data(), command) {
+		return errors.New("it is about another command")
+	}
+	if err := card.Verify(record.Target(), cmd, response, receipt); err != nil {
+		return err
+	}
+	result, _, err := tlv.Expect(response, 0x90)
+	if err != nil {
+		return err
+	}
+	if hex.EncodeToString(result) != strings.ToLower(d.Answer.Result) || d.State == "done" != bytes.Equal(result, []byte{byte(card.Done)}) {
+		return fmt.Errorf("the card's result is %X", result)
+	}
+	return nil
+}
+
+// cardRecord has the keys that the receipt must verify under.
+func (a *asking) cardRecord(ctx context.Context, c *client, eid string) (*card.Record, error) {
+	if a.record != "" {
+		b, err := readFile(a.record)
+		if err != nil {
+			return nil, err
+		}
+		return card.ParseRecord(b)
+	}
+	var out api.Card
+	if err := c.insist(ctx, http.MethodGet, "/v1/cards/"+eid, nil, nil, &out, clientTries); err != nil {
+		return nil, err
+	}
+	return card.ParseRecord(out.Record)
+}
