@@ -1,0 +1,70 @@
+# make demo   plays the main job in four scenes on real parts
+# make test   all checks and tests; installs what it lacks
+# make bench  the benchmarks
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+GO          ?= go
+SUDO        := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+FUZZTIME    ?= 2s
+
+PACKAGES := gcc pkg-config libpcsclite-dev pcscd vsmartcard-vpcd
+
+.PHONY: all build deps demo test lint cross unit fuzz bench vuln clean
+
+all: build
+
+build: deps
+	$(GO) build -o bin/ ./cmd/...
+
+# deps installs the Debian packages that are missing: the PC/SC service, its
+# headers, the virtual reader and a C compiler.
+deps:
+	@missing=(); for p in $(PACKAGES); do \
+	  dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing+=($$p); done; \
+	if [ $${#missing[@]} -gt 0 ]; then \
+	  command -v apt-get >/dev/null || { echo "install by hand: $${missing[*]}" >&2; exit 1; }; \
+	  echo "installing $${missing[*]}"; \
+	  $(SUDO) apt-get update -qq && \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; \
+	fi
+
+demo: build
+	bin/demo
+
+test: deps lint cross unit fuzz
+	@echo "all checks and tests passed"
+
+lint:
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+# cross builds the programs where PC/SC is a stub or another system's.
+cross:
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/applet-sim
+	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) vet ./pcsc/... ./cmd/...
+	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) vet ./pcsc/... ./applet-sim/... ./card/...
+	CGO_ENABLED=0 GOOS=windows GOARCH=amd64 $(GO) vet ./pcsc/... ./applet-sim/... ./card/...
+
+unit:
+	$(GO) test -race -timeout 15m ./...
+
+# fuzz runs every fuzz target for FUZZTIME.
+fuzz:
+	@for pkg in $$($(GO) list ./...); do \
+	  for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "fuzz $$pkg $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x $$pkg; \
+	  done; \
+	done
+
+bench:
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+# vuln needs the vulnerability database, and so the network.
+vuln:
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
+
+clean:
+	rm -rf bin
