@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,9 +11,12 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/apdu/trace"
 	appletsim "github.com/cardbridge/cardbridge/applet-sim"
+	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/hwtest/rig"
+	"github.com/cardbridge/cardbridge/pcsc"
 )
 
 const twoProfiles = "iccid=89014100000000000434,mccmnc=46011,state=enabled"
@@ -127,6 +131,34 @@ func TestBench(t *testing.T) {
 		out, status = other.run(t, "deactivate")
 		assert.Zero(t, status, "%v", out)
 	})
+}
+
+// BenchmarkDeactivatePCSC is one authentication and one DEACTIVATE or ACTIVATE
+// through pcscd and a virtual reader, in suite 01, RSA-2048.
+func BenchmarkDeactivatePCSC(b *testing.B) {
+	pcscd := rig.Start(b, rig.Options{Slots: 1})
+	c := newCard(b, newKeySet(b), pcscd.Slots()[0], "--profile", twoProfiles)
+	keys, err := readKeySet(c.keyset)
+	require.NoError(b, err)
+	file, err := os.ReadFile(c.record)
+	require.NoError(b, err)
+	record, err := card.ParseRecord(file)
+	require.NoError(b, err)
+	conn, _, err := connect(b.Context(), c.reader, pcsc.Options{})
+	require.NoError(b, err)
+	defer conn.Close()
+	terminal := &card.Terminal{Keys: keys}
+	p := record.Profiles[0]
+	cmd := card.Command{INS: card.INSDeactivate, Operator: p.Owner, ICCID: &p.ICCID}
+	b.ReportAllocs()
+	for b.Loop() {
+		binary.BigEndian.PutUint32(cmd.RequestID[:], cmd.Counter)
+		rep, err := terminal.Attempt(b.Context(), apdu.BasicChannel(conn), record.Target(), card.Attempt{Command: cmd, Recorded: cmd.Counter})
+		require.NoError(b, err)
+		require.Equal(b, card.OutcomeDone, rep.Outcome)
+		cmd.Counter++
+		cmd.INS ^= card.INSDeactivate ^ card.INSActivate
+	}
 }
 
 // What is given wrongly is told before any card is touched.

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 // cli runs the program to its end.
-func cli(t *testing.T, args ...string) (stdout, stderr string, status int) {
+func cli(t testing.TB, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -56,7 +56,7 @@ func program(ctx context.Context, args ...string) *exec.Cmd {
 
 // object runs the program with --json and parses what it prints, which must be
 // one object on one line.
-func object(t *testing.T, args ...string) (out map[string]any, status int) {
+func object(t testing.TB, args ...string) (out map[string]any, status int) {
 	t.Helper()
 	stdout, stderr, status := cli(t, append(args, "--json")...)
 	require.Equal(t, 1, strings.Count(stdout, "\n"), "%v: %s%s", args, stdout, stderr)
@@ -64,7 +64,7 @@ func object(t *testing.T, args ...string) (out map[string]any, status int) {
 	return out, status
 }
 
-// bench is a key set, a card in a virtual reader, and its record.
+// testCard is a card in a virtual reader, its record, and the key set it knows.
 type testCard struct {
 	card           *appletsim.Card
 	eid            string
@@ -73,7 +73,7 @@ type testCard struct {
 }
 
 // newKeySet makes one key set for all of a test's cards.
-func newKeySet(t *testing.T) string {
+func newKeySet(t testing.TB) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "server.json")
 	_, _, status := cli(t, "keys", "new", file)
@@ -82,7 +82,7 @@ func newKeySet(t *testing.T) string {
 }
 
 // newCard makes a card by the program's own command and puts it into slot.
-func newCard(t *testing.T, keyset string, slot rig.Slot, args ...string) *testCard {
+func newCard(t testing.TB, keyset string, slot rig.Slot, args ...string) *testCard {
 	t.Helper()
 	dir := t.TempDir()
 	c := &testCard{keyset: keyset, record: filepath.Join(dir, "record.json"), reader: slot.Reader}
@@ -118,7 +118,7 @@ func newCard(t *testing.T, keyset string, slot rig.Slot, args ...string) *testCa
 	return c
 }
 
-func (c *testCard) run(t *testing.T, command string, args ...string) (map[string]any, int) {
+func (c *testCard) run(t testing.TB, command string, args ...string) (map[string]any, int) {
 	t.Helper()
 	return object(t, append([]string{"card", command, "--reader", c.reader, "--keyset", c.keyset, "--card", c.record}, args...)...)
 }
