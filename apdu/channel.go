@@ -150,6 +150,9 @@ func (ch *Channel) Transmit(ctx context.Context, cmd Command) (data []byte, sw S
 
 // once sends one command APDU and parses its response.
 func (ch *Channel) once(ctx context.Context, cmd Command) ([]byte, StatusWord, error) {
+	if cmd.CLA == 0xFF {
+		return nil, 0, fmt.Errorf("%w: a secured chain on channel 19 would have the class byte FF, which is invalid (ISO/IEC 7816-4 §5.4.1)", ErrMalformed)
+	}
 	var err error
 	if ch.buf, err = cmd.AppendBinary(ch.buf[:0]); err != nil {
 		return nil, 0, err

@@ -264,3 +264,9 @@ func TestShortChannel(t *testing.T) {
 	assert.Equal(t, MaxShortNe, ch.MaxNe())
 	assert.Zero(t, ch.Number())
 }
+
+func TestSecuredChainOnChannel19(t *testing.T) {
+	ch := &Channel{number: 19}
+	_, _, err := ch.Transmit(t.Context(), Command{CLA: 0x8C, INS: 0x04, Data: make([]byte, MaxShortData+1)})
+	assert.ErrorIs(t, err, ErrMalformed)
+}
