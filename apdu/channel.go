@@ -8,7 +8,7 @@ import (
 // Bounds of one exchange, against cards that never come to an end.
 const (
 	maxResponse    = 1 << 16 // bytes gathered by GET RESPONSE
-	maxGetResponse = 1 << 10 // GET RESPONSE commands in one exchange
+	maxGetResponse = 1 << 9  // GET RESPONSE commands in one exchange
 )
 
 const (
@@ -139,6 +139,9 @@ func (ch *Channel) Transmit(ctx context.Context, cmd Command) (data []byte, sw S
 		if err == nil && sw.SW1() == 0x6C {
 			get.Ne = shortNe(sw.SW2())
 			more, sw, err = ch.once(ctx, get)
+		}
+		if err == nil && len(more) == 0 && sw.SW1() == 0x61 {
+			return nil, 0, fmt.Errorf("%w: GET RESPONSE brings nothing and promises more", ErrMalformed)
 		}
 		data = append(data, more...)
 	}

@@ -270,3 +270,10 @@ func TestSecuredChainOnChannel19(t *testing.T) {
 	_, _, err := ch.Transmit(t.Context(), Command{CLA: 0x8C, INS: 0x04, Data: make([]byte, MaxShortData+1)})
 	assert.ErrorIs(t, err, ErrMalformed)
 }
+
+// A card that promises more and brings nothing would be asked for long.
+func TestGetResponseBringsNothing(t *testing.T) {
+	s := &script{t: t, steps: [][2]string{{"80CA005A00", "6105"}, {"00C0000005", "6105"}}}
+	_, _, err := BasicChannel(s).Transmit(t.Context(), Command{CLA: 0x80, INS: 0xCA, P2: 0x5A, Ne: MaxShortNe})
+	assert.ErrorIs(t, err, ErrMalformed)
+}

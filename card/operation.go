@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cardbridge/cardbridge/apdu"
@@ -20,7 +21,7 @@ type Operation struct {
 	RequestID id.RequestID
 	Reason    byte
 	Operator  *id.MCCMNC // nil: the profile's owner
-	ICCID     *id.ICCID  // nil: DEACTIVATE the enabled profile; ACTIVATE the only disabled one
+	ICCID     *id.ICCID  // nil: the enabled profile; for ACTIVATE the only disabled one, if there is one only
 	Counter   *uint32    // nil: the card's
 	Attempts  int        // sendings at most, 1 or more
 	// Open connects to the card, which may have to come back first; it must
@@ -46,10 +47,10 @@ func (t *Terminal) Run(ctx context.Context, target Target, op Operation) (Comman
 	var rep Report
 	for try := 1; cmd.Operator == (id.MCCMNC{}); try++ {
 		var err error
-		if conn, err = op.open(ctx, conn); err == nil {
-			rep, err = t.fill(ctx, apdu.BasicChannel(conn), target, op, &cmd)
+		if conn, err = op.open(ctx, conn); err != nil {
+			return cmd, rep, err // Wait is over, and there is nothing to recover
 		}
-		if err == nil {
+		if rep, err = t.fill(ctx, apdu.BasicChannel(conn), target, op, &cmd); err == nil {
 			break
 		}
 		if try >= op.Attempts || !gone(err) || ctx.Err() != nil {
@@ -62,7 +63,10 @@ func (t *Terminal) Run(ctx context.Context, target Target, op Operation) (Comman
 	for try := 1; ; try++ {
 		sent, authenticated := rep.Sent, rep.Authenticated
 		var err error
-		if conn, err = op.open(ctx, conn); err == nil {
+		if conn, err = op.open(ctx, conn); err != nil && !sent {
+			return cmd, rep, err
+		}
+		if err == nil {
 			if sent {
 				op.step("sending the same command again, attempt %d of %d", try, op.Attempts)
 			}
@@ -74,7 +78,7 @@ func (t *Terminal) Run(ctx context.Context, target Target, op Operation) (Comman
 				},
 			})
 			rep.Authenticated = rep.Authenticated || authenticated
-		} else if sent {
+		} else {
 			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 		}
 		switch {
@@ -105,22 +109,15 @@ func (t *Terminal) fill(ctx context.Context, ch *apdu.Channel, target Target, op
 	switch {
 	case op.ICCID != nil:
 		p, _ = status.Profile(*op.ICCID)
-	case op.INS == INSActivate:
-		n := 0
-		for _, q := range status.Profiles {
-			if q.State == Disabled {
-				p = q
-				n++
-			}
-		}
-		if n != 1 {
-			return rep, fmt.Errorf("%d profiles are disabled: say which one to activate, by its ICCID", n)
-		}
+	case op.INS == INSActivate && len(disabled(status)) == 1:
+		p = disabled(status)[0]
 		cmd.ICCID = &p.ICCID
 	default:
 		var ok bool
 		if p, ok = status.Enabled(); ok {
 			cmd.ICCID = &p.ICCID
+		} else if op.INS == INSActivate {
+			return rep, fmt.Errorf("no profile is enabled and %d are disabled: say which one to activate, by its ICCID", len(disabled(status)))
 		}
 	}
 	switch {
@@ -135,6 +132,10 @@ func (t *Terminal) fill(ctx context.Context, ch *apdu.Channel, target Target, op
 		return rep, errors.New("the card has no profile: say which operator asks")
 	}
 	return rep, nil
+}
+
+func disabled(status *Status) []Profile {
+	return slices.DeleteFunc(slices.Clone(status.Profiles), func(p Profile) bool { return p.State != Disabled })
 }
 
 // ReadStatus selects the applet, authenticates for reading only and reads the

@@ -80,7 +80,7 @@ func TestRun(t *testing.T) {
 	op, _ = operation(t, c, Operation{INS: INSActivate})
 	op.RequestID[2] = 1
 	_, _, err = w.terminal.Run(t.Context(), w.target, op)
-	assert.ErrorContains(t, err, "2 profiles are disabled")
+	assert.ErrorContains(t, err, "2 are disabled")
 	op.ICCID = &everyday
 	_, rep, err = w.terminal.Run(t.Context(), w.target, op)
 	require.NoError(t, err)
@@ -153,34 +153,55 @@ func TestRunCardStaysAway(t *testing.T) {
 	})
 }
 
-// Nothing was sent yet: a transport that fails is tried again, what the card
-// says is not.
+// leaver is a card that leaves when it is spoken to.
+type leaver struct{ player }
+
+func (*leaver) Transmit(context.Context, []byte) ([]byte, error) {
+	return nil, fmt.Errorf("transmit: %w", apdu.ErrCardRemoved)
+}
+
+// Nothing was sent yet: a card that leaves is tried again, for one that is not
+// there Wait is long enough, and what the card says is believed.
 func TestRunBeforeSending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 0)
+		seven := uint32(7)
+		for name, given := range map[string]Operation{
+			"reads first": {Attempts: 3},
+			"all given":   {Attempts: 3, Operator: &mobile, ICCID: &everyday, Counter: &seven},
+		} {
+			opens := 0
+			op, _ := operation(t, w.emulate(t, nil), given)
+			op.Wait = time.Millisecond // one Open each
+			op.Open = func(context.Context) (apdu.Conn, error) {
+				opens++
+				return nil, fmt.Errorf("reader: %w", apdu.ErrNoCard)
+			}
+			_, rep, err := w.terminal.Run(t.Context(), w.target, op)
+			assert.ErrorIs(t, err, apdu.ErrNoCard, name)
+			assert.NotErrorIs(t, err, ErrOutcomeUnknown, name)
+			assert.False(t, rep.Sent, name)
+			assert.Equal(t, 1, opens, name)
+
+			opens = 0
+			op.Open = func(context.Context) (apdu.Conn, error) { opens++; return &leaver{}, nil }
+			_, rep, err = w.terminal.Run(t.Context(), w.target, op)
+			assert.ErrorIs(t, err, apdu.ErrCardRemoved, name)
+			assert.False(t, rep.Sent, name)
+			assert.Equal(t, 3, opens, name)
+		}
+
 		opens := 0
 		op, _ := operation(t, w.emulate(t, nil), Operation{Attempts: 3})
-		op.Wait = time.Millisecond // one Open each
-		op.Open = func(context.Context) (apdu.Conn, error) {
-			opens++
-			return nil, fmt.Errorf("reader: %w", apdu.ErrNoCard)
-		}
-		_, rep, err := w.terminal.Run(t.Context(), w.target, op)
-		assert.ErrorIs(t, err, apdu.ErrNoCard)
-		assert.NotErrorIs(t, err, ErrOutcomeUnknown)
-		assert.False(t, rep.Sent)
-		assert.Equal(t, 3, opens)
-
 		for name, full := range map[string]bool{"reads first": false, "all given": true} {
 			opens = 0
 			broken := errors.New("no such device")
 			op.Open = func(context.Context) (apdu.Conn, error) { opens++; return nil, broken }
 			op.Operator, op.ICCID, op.Counter = nil, nil, nil
 			if full {
-				seven := uint32(7)
 				op.Operator, op.ICCID, op.Counter = &mobile, &everyday, &seven
 			}
-			_, rep, err = w.terminal.Run(t.Context(), w.target, op)
+			_, rep, err := w.terminal.Run(t.Context(), w.target, op)
 			assert.ErrorIs(t, err, broken, name)
 			assert.False(t, rep.Sent)
 			assert.Equal(t, 1, opens)
@@ -189,7 +210,7 @@ func TestRunBeforeSending(t *testing.T) {
 		other := w.target
 		other.EID = id.EID{0x89, 0x04, 0x99}.WithCheckDigits()
 		op, _ = operation(t, w.emulate(t, nil), Operation{})
-		_, rep, err = w.terminal.Run(t.Context(), other, op)
+		_, rep, err := w.terminal.Run(t.Context(), other, op)
 		var auth *AuthError
 		assert.ErrorAs(t, err, &auth)
 		assert.False(t, rep.Authenticated)

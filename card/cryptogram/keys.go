@@ -5,11 +5,11 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/go-json-experiment/json"
 )
 
 // PrivateKeys is one side's key set (§2): one auth key or three, n1 < n2 < n3,
@@ -296,16 +296,9 @@ func ParseKeySet(b []byte) (KeySetPEM, error) {
 	return k, nil
 }
 
-// DecodeStrict decodes one JSON value that must have no unknown member and
-// nothing behind it.
+// DecodeStrict decodes one JSON value with exactly the members that v has: none
+// that is unknown, in other letters or there twice, all text UTF-8, and nothing
+// behind it.
 func DecodeStrict(b []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return err
-	}
-	if _, err := d.Token(); err == nil || len(bytes.TrimSpace(b[d.InputOffset():])) > 0 {
-		return errors.New("something follows the JSON value")
-	}
-	return nil
+	return json.Unmarshal(b, v, json.RejectUnknownMembers(true))
 }
