@@ -27,6 +27,7 @@ type Card struct {
 
 	// RAM: gone with the power.
 	channels [maxChannels]channel
+	chain    *chain // under way; nil for none
 	auth     authState
 	failed   int // EXTERNAL AUTHENTICATE, since reset
 
@@ -131,6 +132,7 @@ func (c *Card) Reset() {
 
 func (c *Card) loseRAM() {
 	c.channels = [maxChannels]channel{0: {open: true}}
+	c.chain = nil
 	c.auth = authState{}
 	c.failed = 0
 	c.resets++

@@ -99,6 +99,38 @@ type Runtime struct {
 	Failures []Failures     `json:"failures,omitempty"` // none where it is 0
 }
 
+// runtimeMark says that a member runtime is this emulator's: another's is
+// ignored (§9).
+const runtimeMark = "cardbridge applet-sim 1"
+
+type markedRuntime struct {
+	By string `json:"by"`
+	plainRuntime
+}
+
+type plainRuntime Runtime // without methods
+
+// MarshalJSON is the member, with this emulator's mark.
+func (r Runtime) MarshalJSON() ([]byte, error) {
+	return json.Marshal(markedRuntime{runtimeMark, plainRuntime(r)})
+}
+
+// UnmarshalJSON takes what this emulator wrote, strictly, and leaves r empty
+// for what another one did.
+func (r *Runtime) UnmarshalJSON(b []byte) error {
+	var mark struct {
+		By string `json:"by"`
+	}
+	var m markedRuntime
+	if json.Unmarshal(b, &mark) == nil && mark.By == runtimeMark {
+		if err := cryptogram.DecodeStrict(b, &m); err != nil {
+			return err
+		}
+	}
+	*r = Runtime(m.plainRuntime)
+	return nil
+}
+
 // StoredAnswer is the answer to an operation that was done (§8).
 type StoredAnswer struct {
 	RequestID id.RequestID `json:"request_id"`

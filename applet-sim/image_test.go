@@ -65,18 +65,19 @@ func TestParseImageErrors(t *testing.T) {
 	}
 	with := func(a object, name string, value any) object { a[name] = value; return a }
 	runtime := func(answers ...any) func(object) {
-		return func(v object) { v["runtime"] = object{"answers": answers} }
+		return func(v object) { v["runtime"] = object{"by": runtimeMark, "answers": answers} }
 	}
 	failures := func(counts ...any) func(object) {
-		return func(v object) { v["runtime"] = object{"failures": counts} }
+		return func(v object) { v["runtime"] = object{"by": runtimeMark, "failures": counts} }
 	}
 	for name, bend := range map[string]func(v object){
 		"unknown member":             func(v object) { v["x"] = 1 },
+		"member in other letters":    func(v object) { v["EID"] = v["eid"]; delete(v, "eid") },
 		"unknown member of keys":     func(v object) { keys(v)["x"] = 1 },
 		"unknown member of policy":   func(v object) { v["policy"] = object{"x": true} },
 		"unknown member of profile":  func(v object) { profile(v, 1)["x"] = 1 },
 		"unknown member of key set":  func(v object) { keySet(v, 1)["x"] = 1 },
-		"unknown member of runtime":  func(v object) { v["runtime"] = object{"x": 1} },
+		"unknown member of runtime":  func(v object) { v["runtime"] = object{"by": runtimeMark, "x": 1} },
 		"eid missing":                func(v object) { delete(v, "eid") },
 		"eid null":                   func(v object) { v["eid"] = nil },
 		"eid check digits":           func(v object) { v["eid"] = "89049032000000000000000000424248" },
@@ -94,7 +95,6 @@ func TestParseImageErrors(t *testing.T) {
 		"auth keys of two lengths":   func(v object) { auth(v)[2] = loadVectors().Keys["server-enc-3072"] },
 		"enc key missing":            func(v object) { delete(keys(v), "enc") },
 		"enc key small":              func(v object) { keys(v)["enc"] = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n" },
-		"no key sets":                func(v object) { v["server_keysets"] = []any{} },
 		"key sets missing":           func(v object) { delete(v, "server_keysets") },
 		"kid 0":                      func(v object) { keySet(v, 0)["id"] = 0 },
 		"kid 16":                     func(v object) { keySet(v, 0)["id"] = 16 },
@@ -198,4 +198,29 @@ func TestNewChecks(t *testing.T) {
 	im.Profiles[0].ICCID[0] = 0xFF
 	_, err = New(im)
 	assert.ErrorIs(t, err, ErrImage)
+}
+
+// A card that ran in another emulator starts here with nothing stored (§9).
+func TestForeignRuntimeIsIgnored(t *testing.T) {
+	b, err := testImage(t).Marshal()
+	require.NoError(t, err)
+	for _, runtime := range []string{`{"answers": [1], "x": "y"}`, `"gone"`, `[]`, `{"by": "somebody else", "answers": 1}`} {
+		var v map[string]json.RawMessage
+		require.NoError(t, json.Unmarshal(b, &v))
+		v["runtime"] = json.RawMessage(runtime)
+		foreign, err := json.Marshal(v)
+		require.NoError(t, err)
+		im, err := ParseImage(foreign)
+		require.NoError(t, err, runtime)
+		assert.Empty(t, im.Runtime.Answers)
+		assert.Empty(t, im.Runtime.Failures)
+	}
+}
+
+// A card that no server is known to takes nobody's authentication.
+func TestNoServerKeySets(t *testing.T) {
+	im := testImage(t)
+	im.ServerKeySets = []cryptogram.KeySetPEM{}
+	c := newCard(t, im)
+	run(t, c, step{selectApplet, "…9000"}, step{"0088010110" + strings.Repeat("00", 16), "6A88"})
 }

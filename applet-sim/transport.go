@@ -11,13 +11,12 @@ const maxCommandData = 2048
 // channel is a logical channel.
 type channel struct {
 	open     bool
-	selected bool // the applet
-	chain    *chain
+	selected bool   // the applet
 	pending  []byte // what GET RESPONSE gets
 }
 
-// chain is a command of which the last part has not come. Each channel has its
-// own, so that what a modem does on another does not disturb it.
+// chain is a command of which the last part has not come. The card has one: any
+// other command within it, on whatever channel, breaks it (§6).
 type chain struct {
 	header [4]byte // without the chaining bit
 	data   []byte
@@ -31,20 +30,20 @@ func (c *Card) exchange(capdu []byte) []byte {
 	copy(header[:], capdu)
 	cl := parseClass(header[0])
 	ch := &c.channels[cl.channel]
-	if !ch.open {
-		return status(apdu.SWChannelNotSupported)
-	}
-	cmd, err := c.parse(capdu)
 	if cl.chained {
 		header[0] &^= chainingBit
 	}
-	begun := ch.chain
-	ch.chain = nil
+	begun := c.chain
+	c.chain = nil
 	if begun != nil && begun.header != header {
 		ch.pending = nil
 		c.endState(cl.channel)
 		return status(apdu.SWLastOfChainExpected)
 	}
+	if !ch.open {
+		return status(apdu.SWChannelNotSupported)
+	}
+	cmd, err := c.parse(capdu)
 	if header[1] == insGetResponse && header[0] != invalidClass {
 		return c.getResponse(ch, cl, cmd, err)
 	}
@@ -61,7 +60,7 @@ func (c *Card) exchange(capdu []byte) []byte {
 	case sw != apdu.SWSuccess:
 		c.endState(cl.channel)
 	case cl.chained && len(cmd.Data) <= maxCommandData:
-		ch.chain = &chain{header: header, data: append([]byte(nil), cmd.Data...)}
+		c.chain = &chain{header: header, data: append([]byte(nil), cmd.Data...)}
 		return status(apdu.SWSuccess)
 	case cl.kind == secured:
 		data, sw = c.secured(cl.channel, cmd)

@@ -46,8 +46,8 @@ func (im *Image) load() (material, error) {
 }
 
 func (im *Image) loadServers() ([]server, error) {
-	if n := len(im.ServerKeySets); n < 1 || n > maxKeySets {
-		return nil, fmt.Errorf("%w: %d server key sets, 1 to %d wanted", ErrImage, n, maxKeySets)
+	if n := len(im.ServerKeySets); im.ServerKeySets == nil || n > maxKeySets {
+		return nil, fmt.Errorf("%w: %d server key sets, at most %d wanted, and [] for none", ErrImage, n, maxKeySets)
 	}
 	var all []server
 	for _, set := range im.ServerKeySets {
