@@ -37,9 +37,15 @@ type Conn struct {
 
 var _ apdu.Conn = (*Conn)(nil)
 
-// Connect powers and connects the card in the reader of exactly that name.
+// Connect powers and connects the card in the reader of exactly that name. While
+// an earlier call of this Source to that reader has not returned though its
+// context has ended, it fails at once with an error that matches apdu.ErrTimeout
+// and ErrStuck.
 func (s *Source) Connect(ctx context.Context, name string, o Options) (*Conn, error) {
-	ses, err := newSession(ctx, "connect", name)
+	if s.stuck(name) {
+		return nil, &Error{Op: "connect", Reader: name, Code: CodeTimeout, Err: ErrStuck}
+	}
+	ses, err := s.newSession(ctx, "connect", name)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"net"
+	"os"
 	"runtime"
 	"testing"
 	"time"
@@ -286,7 +288,7 @@ func TestCardThatNeverAnswers(t *testing.T) {
 	sim.pull()
 	answers(t, other)
 	sim.insert()
-	again := eventually(t, slots[0])
+	again := eventually(t, pcsc.New(), slots[0])
 	answers(t, again)
 
 	t.Run("cancelled", func(t *testing.T) {
@@ -297,7 +299,7 @@ func TestCardThatNeverAnswers(t *testing.T) {
 		assert.ErrorIs(t, err, context.Canceled)
 		sim.pull()
 		sim.insert()
-		again = eventually(t, slots[0])
+		again = eventually(t, pcsc.New(), slots[0])
 	})
 	t.Run("without a deadline", func(t *testing.T) {
 		c := connect(t, slots[0], pcsc.Options{MaxWait: 100 * time.Millisecond})
@@ -306,20 +308,129 @@ func TestCardThatNeverAnswers(t *testing.T) {
 		assert.ErrorIs(t, err, context.DeadlineExceeded)
 		sim.pull()
 	})
-	assert.Eventually(t, func() bool {
-		stacks := make([]byte, 1<<20)
-		return !bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("pcsc.outlive"))
-	}, 20*time.Second, 10*time.Millisecond, "calls that nobody waits for end with the card")
+	noneLeft(t)
+}
+
+// left is how many calls into PC/SC go on that nobody waits for.
+func left() int {
+	stacks := make([]byte, 1<<20)
+	return bytes.Count(stacks[:runtime.Stack(stacks, true)], []byte("pcsc.(*Source).outlive.func2("))
+}
+
+func noneLeft(t *testing.T) {
+	t.Helper()
+	assert.Eventually(t, func() bool { return left() == 0 }, 20*time.Second, 10*time.Millisecond,
+		"calls that nobody waits for end with what they wait for")
+}
+
+// entries is how many a directory has; what cannot be read has none.
+func entries(dir string) int {
+	e, _ := os.ReadDir(dir)
+	return len(e)
+}
+
+// A stuck reader costs one call, however often it is tried, and nobody else
+// anything.
+func TestStuckReader(t *testing.T) {
+	noneLeft(t)
+	slots := rig.Start(t, rig.Options{Slots: 2}).Slots()
+	sim := insert(t, slots[0], atrT1)
+	insert(t, slots[1], atrT1)
+	inReader(t, slots[0])
+	inReader(t, slots[1])
+	src, another := pcsc.New(), pcsc.New()
+	connecting := func(src *pcsc.Source) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		c, err := src.Open(ctx, slots[0].Reader, reader.Shared)
+		if err == nil {
+			err = c.Close()
+		}
+		return err
+	}
+
+	c, err := src.Connect(deadline(t), slots[0].Reader, pcsc.Options{MaxWait: 50 * time.Millisecond})
+	require.NoError(t, err)
+	_, err = c.Transmit(t.Context(), []byte{0, insMute, 0, 0})
+	require.ErrorIs(t, err, apdu.ErrTimeout)
+	require.NoError(t, c.Close())
+	assert.NotErrorIs(t, connecting(another), pcsc.ErrStuck, "a connect that hangs counts too")
+	require.Equal(t, 2, left())
+
+	threads, files := entries("/proc/self/task"), entries("/proc/self/fd")
+	const attempts = 40
+	for range attempts {
+		for _, s := range []*pcsc.Source{src, another} {
+			err := connecting(s)
+			assert.ErrorIs(t, err, pcsc.ErrStuck)
+			assert.ErrorIs(t, err, apdu.ErrTimeout)
+			assert.NotErrorIs(t, err, context.DeadlineExceeded, "at once")
+		}
+	}
+	assert.Equal(t, 2, left())
+	assert.Less(t, entries("/proc/self/task"), threads+attempts/2)
+	assert.Less(t, entries("/proc/self/fd"), files+attempts/2, "each context is a socket, and a thread of pcscd")
+
+	for range 3 {
+		other, err := src.Connect(deadline(t), slots[1].Reader, pcsc.Options{})
+		require.NoError(t, err)
+		answers(t, other)
+		require.NoError(t, other.Close())
+	}
+	readers, err := src.Readers(deadline(t))
+	require.NoError(t, err)
+	assert.Len(t, readers, 2)
+
+	sim.pull()
+	sim.insert()
+	for _, s := range []*pcsc.Source{src, another} {
+		answers(t, eventually(t, s, slots[0]))
+	}
+	noneLeft(t)
+}
+
+// A service that takes connections and never answers costs one call too.
+func TestStuckService(t *testing.T) {
+	noneLeft(t)
+	const socket = "/run/pcscd/pcscd.comm"
+	_ = os.Remove(socket) // the last pcscd's
+	l, err := net.Listen("unix", socket)
+	require.NoError(t, err)
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		c, err := l.Accept()
+		if assert.NoError(t, err) {
+			accepted <- c
+		}
+	}()
+	src := pcsc.New()
+	for range 20 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		_, err := src.Readers(ctx)
+		assert.ErrorIs(t, err, apdu.ErrTimeout)
+		assert.ErrorIs(t, err, context.DeadlineExceeded)
+		_, err = src.Open(ctx, "R", reader.Shared)
+		assert.ErrorIs(t, err, context.DeadlineExceeded)
+		cancel()
+	}
+	assert.Equal(t, 1, left())
+
+	require.NoError(t, (<-accepted).Close())
+	require.NoError(t, l.Close())
+	noneLeft(t)
+	slot := rig.Start(t, rig.Options{Slots: 1}).Slots()[0]
+	insert(t, slot, atrT1)
+	answers(t, eventually(t, src, slot))
 }
 
 // eventually connects a card that answers, however often the reader still has to
 // notice that the last one has gone.
-func eventually(t *testing.T, slot rig.Slot) *pcsc.Conn {
+func eventually(t *testing.T, src *pcsc.Source, slot rig.Slot) *pcsc.Conn {
 	t.Helper()
 	for ctx := deadline(t); ; {
-		_, err := pcsc.New().WaitCard(ctx, slot.Reader)
+		_, err := src.WaitCard(ctx, slot.Reader)
 		require.NoError(t, err)
-		c, err := pcsc.New().Connect(ctx, slot.Reader, pcsc.Options{})
+		c, err := src.Connect(ctx, slot.Reader, pcsc.Options{})
 		if err == nil {
 			if _, err = c.Transmit(ctx, hello); err == nil {
 				t.Cleanup(func() { assert.NoError(t, c.Close()) })

@@ -15,6 +15,9 @@ var ErrNoService = errors.New("the PC/SC service is not running (Linux: systemct
 // ErrNotBuilt says that this program was built without PC/SC.
 var ErrNotBuilt = errors.New("built without PC/SC: build with CGO_ENABLED=1, a C compiler and libpcsclite's headers (Debian: gcc pkg-config libpcsclite-dev)")
 
+// ErrStuck says that an earlier call to the reader has not returned.
+var ErrStuck = errors.New("an earlier call to this reader has not returned: pull the card, or end the program that holds it")
+
 // errDead says that an earlier call ended the connection.
 var errDead = errors.New("the connection ended before")
 

@@ -10,6 +10,7 @@ package pcsc
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/cardbridge/cardbridge/apdu"
@@ -18,7 +19,15 @@ import (
 
 // Source is the readers of the PC/SC service. It serves any number of
 // goroutines.
-type Source struct{}
+//
+// A call that did not return before its context ended goes on, at the price of a
+// thread here and one in the service. While one does, Connect and Open of its
+// reader fail at once, so that a card that never answers costs that once and
+// not at each attempt; pulling the card ends it.
+type Source struct {
+	mu   sync.Mutex
+	left map[string]int // by reader, the calls that go on
+}
 
 var _ reader.Source = (*Source)(nil)
 
@@ -72,7 +81,7 @@ type Options struct {
 
 // Readers lists the readers and what is in them; there may be none.
 func (s *Source) Readers(ctx context.Context) ([]reader.Reader, error) {
-	ses, err := newSession(ctx, "list readers", "")
+	ses, err := s.newSession(ctx, "list readers", "")
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +102,7 @@ func (s *Source) Readers(ctx context.Context) ([]reader.Reader, error) {
 }
 
 // Open connects the card in the reader of exactly that name (see Find), by any
-// protocol.
+// protocol, as Connect does.
 func (s *Source) Open(ctx context.Context, name string, mode reader.Mode) (apdu.Conn, error) {
 	c, err := s.Connect(ctx, name, Options{Mode: mode})
 	if err != nil {

@@ -32,11 +32,17 @@ type service interface {
 // closeTimeout bounds a Close, which has no context.
 const closeTimeout = 5 * time.Second
 
+// establishing has one place, for the context that is being made: libpcsclite
+// makes one at a time in a process, and where the service hangs, one call hangs
+// with it and not each that comes after.
+var establishing = make(chan struct{}, 1)
+
 // session is a service that its calls outlive rather than hang their caller:
 // each runs on a goroutine of its own. One that is still running when its
 // context ends takes the service with it, and releases it once it returns.
 type session struct {
-	reader string // for errors
+	source *Source
+	reader string // "" where it concerns no one reader
 	max    time.Duration
 
 	mu   sync.Mutex
@@ -44,11 +50,17 @@ type session struct {
 	dead *Error // why no call is possible any more
 }
 
-func newSession(ctx context.Context, op, reader string) (*session, error) {
+func (s *Source) newSession(ctx context.Context, op, reader string) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, DefaultMaxWait)
 	defer cancel()
+	select {
+	case establishing <- struct{}{}:
+	case <-ctx.Done():
+		return nil, failure(op, reader, &abandoned{ctx.Err()})
+	}
 	var svc service
 	call := func() (err error) {
+		defer func() { <-establishing }()
 		svc, err = establish()
 		return err
 	}
@@ -57,10 +69,10 @@ func newSession(ctx context.Context, op, reader string) (*session, error) {
 			svc.release()
 		}
 	}
-	if err := outlive(ctx, call, func() {}, gone); err != nil {
+	if err := s.outlive(ctx, "", call, func() {}, gone); err != nil {
 		return nil, failure(op, reader, err)
 	}
-	return &session{reader: reader, max: DefaultMaxWait, svc: svc}, nil
+	return &session{source: s, reader: reader, max: DefaultMaxWait, svc: svc}, nil
 }
 
 // do makes one call, which may last until ctx ends. Where it does not return by
@@ -77,7 +89,7 @@ func (s *session) do(ctx context.Context, op string, call func(service) error) e
 	ctx, cancel := context.WithTimeout(ctx, s.max)
 	defer cancel()
 	svc := s.svc
-	err := outlive(ctx, func() error { return call(svc) }, svc.interrupt, func() { discard(svc) })
+	err := s.source.outlive(ctx, s.reader, func() error { return call(svc) }, svc.interrupt, func() { discard(svc) })
 	if err == nil {
 		return nil
 	}
@@ -104,7 +116,7 @@ func (s *session) close(d Disposition) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	err := outlive(ctx, func() error {
+	err := s.source.outlive(ctx, s.reader, func() error {
 		defer svc.release()
 		return svc.disconnect(d)
 	}, func() {}, func() {})
@@ -125,9 +137,10 @@ type abandoned struct{ error }
 
 func (a *abandoned) Unwrap() error { return a.error }
 
-// outlive makes a call and waits until it returns, or ctx ends: then it
-// interrupts, and has gone called once the call has returned.
-func outlive(ctx context.Context, call func() error, interrupt, gone func()) error {
+// outlive makes a call to a reader and waits until it returns, or ctx ends: then
+// it interrupts, and has gone called once the call has returned. The reader is
+// stuck until then.
+func (s *Source) outlive(ctx context.Context, reader string, call func() error, interrupt, gone func()) error {
 	done := make(chan error, 1)
 	go func() { done <- call() }()
 	select {
@@ -140,12 +153,33 @@ func outlive(ctx context.Context, call func() error, interrupt, gone func()) err
 		return err
 	default:
 	}
+	s.count(reader, 1)
 	go func() {
+		defer s.count(reader, -1)
 		interrupt()
 		<-done
 		gone()
 	}()
 	return &abandoned{ctx.Err()}
+}
+
+// count adds n to the reader's calls that nobody waits for.
+func (s *Source) count(reader string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.left == nil {
+		s.left = map[string]int{}
+	}
+	if s.left[reader] += n; s.left[reader] == 0 {
+		delete(s.left, reader)
+	}
+}
+
+// stuck reports whether a call to the reader runs that nobody waits for.
+func (s *Source) stuck(reader string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.left[reader] > 0
 }
 
 // failure makes an error of a call's one.

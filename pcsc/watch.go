@@ -27,6 +27,10 @@ const (
 // plugAndPlay is the name under which readers that come and go are a change.
 const plugAndPlay = `\\?PnP?\Notification`
 
+// maxStates is how many states libpcsclite takes, plugAndPlay's among them: as
+// many as pcscd has readers at most.
+const maxStates = 16
+
 // How often to look where nothing wakes: a reader that comes between the list
 // and the wait does not; and how long to wait for a service that does not run.
 const (
@@ -84,7 +88,7 @@ func poll(svc service, known []slot, wait time.Duration) ([]slot, error) {
 	if len(names) < len(known) { // one has gone: no need to wait for more
 		wait = 0
 	}
-	if wait > 0 {
+	if wait > 0 && len(states) < maxStates { // without it, a new reader is seen after wait
 		states = append(states, readerState{name: plugAndPlay})
 	}
 	if len(states) > 0 {
@@ -102,13 +106,14 @@ func poll(svc service, known []slot, wait time.Duration) ([]slot, error) {
 // observe shows see the readers at first and whenever they or their states
 // change, or why they cannot be seen, until it says that it has seen enough; it
 // fails where ctx ends before, or PC/SC is not there at all.
-func observe(ctx context.Context, see func(now []slot, cause error) (enough bool)) error {
+func (s *Source) observe(ctx context.Context, see func(now []slot, cause error) (enough bool)) error {
 	backoff := minBackoff
 	for {
-		err := observeContext(ctx, func(now []slot) bool {
+		start := time.Now()
+		err := s.observeContext(ctx, func(now []slot) bool { return see(now, nil) })
+		if time.Since(start) > maxBackoff { // one that fails at once is not tried again at once
 			backoff = minBackoff
-			return see(now, nil)
-		})
+		}
 		switch {
 		case err == nil:
 			return nil
@@ -130,8 +135,8 @@ func observe(ctx context.Context, see func(now []slot, cause error) (enough bool
 
 // observeContext is observe as long as one PC/SC context lasts: pcscd's end is
 // the end of it.
-func observeContext(ctx context.Context, see func(now []slot) (enough bool)) error {
-	ses, err := newSession(ctx, "watch", "")
+func (s *Source) observeContext(ctx context.Context, see func(now []slot) (enough bool)) error {
+	ses, err := s.newSession(ctx, "watch", "")
 	if err != nil {
 		return err
 	}
@@ -169,7 +174,7 @@ func sameSlot(a, b slot) bool {
 // on. Only ErrNotBuilt ends it early.
 func (s *Source) Watch(ctx context.Context, fn func(reader.Event)) error {
 	var before []slot
-	return observe(ctx, func(now []slot, _ error) bool {
+	return s.observe(ctx, func(now []slot, _ error) bool {
 		for _, e := range changes(before, now) {
 			if ctx.Err() != nil {
 				break
@@ -227,7 +232,7 @@ func changes(before, now []slot) []reader.Event {
 func (s *Source) WaitCard(ctx context.Context, name string) (reader.Reader, error) {
 	var found reader.Reader
 	var missing error
-	err := observe(ctx, func(now []slot, cause error) bool {
+	err := s.observe(ctx, func(now []slot, cause error) bool {
 		found, missing = reader.Reader{}, cause
 		if cause != nil {
 			return false

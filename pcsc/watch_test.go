@@ -2,6 +2,10 @@ package pcsc_test
 
 import (
 	"context"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -97,6 +101,60 @@ func TestWatch(t *testing.T) {
 		assert.Equal(t, event(reader.ReaderAdded, b.Reader), next(t, seen))
 		assert.Equal(t, inserted(b.Reader, atrT1), next(t, seen))
 	})
+}
+
+// As many readers as pcscd has room for are watched like any other.
+func TestWatchFull(t *testing.T) {
+	slots := rig.Start(t, rig.Options{Slots: rig.MaxSlots}).Slots()
+	seen := events(t)
+	for _, s := range slots {
+		assert.Equal(t, event(reader.ReaderAdded, s.Reader), next(t, seen))
+	}
+	last := slots[len(slots)-1]
+	sim := insert(t, last, atrT1)
+	assert.Equal(t, inserted(last.Reader, atrT1), next(t, seen))
+	sim.pull()
+	assert.Equal(t, event(reader.CardRemoved, last.Reader), next(t, seen))
+}
+
+// A service that serves and fails, again and again, is not tried as fast as it
+// can fail.
+func TestWatchFailingService(t *testing.T) {
+	rig.Start(t, rig.Options{Slots: 1})
+	const socket, real = "/run/pcscd/pcscd.comm", "/run/pcscd/real.comm"
+	require.NoError(t, os.Rename(socket, real))
+	l, err := net.Listen("unix", socket)
+	require.NoError(t, err)
+	var clients atomic.Int32
+	relaying := make(chan struct{})
+	go func() {
+		defer close(relaying)
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			daemon, err := net.Dial("unix", real)
+			if !assert.NoError(t, err) {
+				return
+			}
+			clients.Add(1)
+			go func() { _, _ = io.Copy(daemon, client) }()
+			go func() { _, _ = io.Copy(client, daemon) }()
+			time.AfterFunc(20*time.Millisecond, func() { client.Close(); daemon.Close() })
+		}
+	}()
+	seen := events(t)
+	for range 6 { // times that two readers come and go
+		for _, kind := range []reader.EventKind{reader.ReaderAdded, reader.ReaderAdded, reader.ReaderRemoved, reader.ReaderRemoved} {
+			assert.Equal(t, kind, next(t, seen).Kind)
+		}
+	}
+	time.Sleep(time.Second)
+	assert.Less(t, clients.Load(), int32(6+10), "the waits have grown to a second")
+	require.NoError(t, l.Close())
+	<-relaying
+	require.NoError(t, os.Rename(real, socket))
 }
 
 func TestWatchWithoutReaders(t *testing.T) {
