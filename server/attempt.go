@@ -10,7 +10,6 @@ import (
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/id"
-	"github.com/cardbridge/cardbridge/server/rules"
 	"github.com/cardbridge/cardbridge/server/store"
 )
 
@@ -23,9 +22,9 @@ func (s *Server) carryOut(ctx context.Context, req store.Request, c *store.Card,
 	defer s.hub.publish(req.ID)
 	if req.SentAt == nil {
 		// The record may have changed while the request waited.
-		in := rulesInput(&rules.Operator{MCCMNC: req.MCCMNC}, req.EID, req.ICCID, c)
-		if d := s.Rules.Evaluate(in); d.Refusal != nil {
-			return s.refuse(ctx, req, d)
+		if v := s.judge(req, c); v.Refusal != nil {
+			_, err := s.Store.Finish(ctx, req.ID, v.Outcome())
+			return s.recorded(req, err)
 		}
 	}
 	who, err := target(c)
@@ -46,18 +45,9 @@ func (s *Server) carryOut(ctx context.Context, req store.Request, c *store.Card,
 	})
 }
 
-func (s *Server) refuse(ctx context.Context, req store.Request, d rules.Decision) again {
-	v := verdict(d)
-	_, err := s.Store.Finish(ctx, req.ID, store.Outcome{
-		State: store.Refused, Refusal: v.Refusal,
-		Steps: []store.Event{
-			{Kind: "decision", Internal: true, Detail: v.Audit},
-			{Kind: string(store.Refused), Detail: map[string]any{
-				"by": "rule", "rule": v.Refusal.Rule, "subject_code": v.Refusal.SubjectCode, "reason_code": v.Refusal.ReasonCode, "text": v.Refusal.Text,
-			}},
-		},
-	})
-	return s.recorded(req, err)
+// judge holds a request that was taken in against the rules again.
+func (s *Server) judge(req store.Request, c *store.Card) store.Verdict {
+	return verdict(s.Rules.Evaluate(rulesInput(store.Operator{ID: req.Operator, MCCMNC: req.MCCMNC}, req.EID, req.ICCID, c)))
 }
 
 // recorded says how it goes on after the record was written, or was not. Where
@@ -87,27 +77,31 @@ func (s *Server) attempt(req store.Request, c *store.Card, who card.Target, read
 	s.hub.publish(req.ID)
 
 	began := time.Now()
-	rep, err := s.send(ctx, req, c, who, reader)
+	cmd, rep, err := s.send(ctx, req, c, who, reader)
 	s.Log.Info("attempt", "request", req.ID, "eid", req.EID, "reader", reader, "outcome", rep.Outcome, "sent", rep.Sent,
 		"took", time.Since(began).Round(time.Microsecond), "error", err)
 	if rep.Authenticated {
 		s.trust(claim{req.EID, reader})
 	}
-	ctx, cancel = context.WithTimeout(context.WithoutCancel(s.work), recordTimeout)
-	defer cancel()
-	return s.record(ctx, req, c, rep, err)
+	if errors.Is(err, store.ErrRefused) {
+		return no
+	}
+	return s.record(req, c, cmd, rep, err)
 }
 
 // send opens the card and sends the request's command. What was sent before is
 // sent again as it was.
-func (s *Server) send(ctx context.Context, req store.Request, c *store.Card, who card.Target, reader string) (card.Report, error) {
+func (s *Server) send(ctx context.Context, req store.Request, c *store.Card, who card.Target, reader string) (card.Command, card.Report, error) {
+	cmd := card.Command{
+		INS: card.INSDeactivate, RequestID: req.ID, Operator: req.MCCMNC, ICCID: req.ICCID, Reason: req.Reason, Counter: req.Counter,
+	}
 	rep := card.Report{Sent: req.SentAt != nil}
 	if rep.Sent {
 		rep.Outcome = card.OutcomeUnknown
 	}
 	conn, err := s.Inventory.Open(ctx, reader)
 	if err != nil {
-		return rep, err
+		return cmd, rep, err
 	}
 	defer func() {
 		if err := conn.Close(); err != nil {
@@ -115,40 +109,41 @@ func (s *Server) send(ctx context.Context, req store.Request, c *store.Card, who
 		}
 	}()
 	ch := apdu.BasicChannel(conn)
-	a := card.Attempt{
-		Sent: rep.Sent, Recorded: c.EventCounter,
-		Command: card.Command{
-			INS: card.INSDeactivate, RequestID: req.ID, Operator: req.MCCMNC, ICCID: req.ICCID, Reason: req.Reason, Counter: req.Counter,
-		},
-	}
-	if !a.Sent {
+	if !rep.Sent {
 		if _, err := card.Select(ctx, ch); err != nil {
-			return rep, err
+			return cmd, rep, err
 		}
 		info, err := card.ReadInfo(ctx, ch)
 		if err != nil {
-			return rep, err
+			return cmd, rep, err
 		}
-		a.Command.Counter = info.EventCounter
+		cmd.Counter = info.EventCounter
 	}
+	a := card.Attempt{Command: cmd, Sent: rep.Sent, Recorded: c.EventCounter}
 	a.BeforeSend = func(ctx context.Context) error {
-		step := store.Event{Kind: string(store.Sending), Detail: map[string]any{"suite": who.Suite.String(), "event_counter": a.Command.Counter}}
+		step := store.Event{Kind: string(store.Sending), Detail: map[string]any{"suite": who.Suite.String(), "event_counter": cmd.Counter}}
 		mark := s.Store.AddStep
 		if a.Sent {
 			step.Detail["again"] = true
 		} else {
 			mark = func(ctx context.Context, request id.RequestID, e store.Event) error {
-				return s.Store.MarkSending(ctx, request, a.Command.Counter, e)
+				return s.Store.MarkSending(ctx, request, cmd.Counter, e, func(now *store.Card) store.Verdict { return s.judge(req, now) })
 			}
 		}
 		defer s.hub.publish(req.ID)
-		return mark(ctx, req.ID, step)
+		if err := mark(ctx, req.ID, step); err != nil {
+			return fmt.Errorf("%w: %w", errInternal, err)
+		}
+		return nil
 	}
-	return s.Terminal.Attempt(ctx, ch, who, a)
+	rep, err = s.Terminal.Attempt(ctx, ch, who, a)
+	return cmd, rep, err
 }
 
 // record writes what an attempt established: verified answers, and nothing else.
-func (s *Server) record(ctx context.Context, req store.Request, c *store.Card, rep card.Report, cause error) again {
+func (s *Server) record(req store.Request, c *store.Card, cmd card.Command, rep card.Report, cause error) again {
+	ctx, cancel := s.recording()
+	defer cancel()
 	final, state := false, store.Unknown
 	switch {
 	case rep.Outcome == card.OutcomeDone:
@@ -171,13 +166,9 @@ func (s *Server) record(ctx context.Context, req store.Request, c *store.Card, r
 	o := store.Outcome{State: state, Detail: detail(rep, cause)}
 	step := store.Event{Kind: string(state), Detail: map[string]any{"text": o.Detail}}
 	if a := rep.Answer; a != nil {
-		sent, err := s.Store.Request(ctx, req.ID)
-		if err != nil {
-			return s.recorded(req, err)
-		}
 		o.Answer = &store.Answer{
 			Result: byte(a.Result), SW: uint16(a.SW), Suite: byte(a.Suite), EventCounter: a.Counter,
-			Command: commandOf(sent).Data(), Response: a.Data, Receipt: a.Receipt,
+			Command: cmd.Data(), Response: a.Data, Receipt: a.Receipt,
 		}
 		step.Detail["by"], step.Detail["result"], step.Detail["status_word"] = "card", a.Result.Hex(), a.SW.Hex()
 		step.Detail["receipt"] = hex.EncodeToString(a.Receipt)
@@ -188,13 +179,31 @@ func (s *Server) record(ctx context.Context, req store.Request, c *store.Card, r
 	if rep.StatusErr != nil {
 		o.Steps = append(o.Steps, store.Event{Kind: "status not read", Internal: true, Detail: map[string]any{"error": rep.StatusErr.Error()}})
 	}
-	_, err := s.Store.Finish(ctx, req.ID, o)
-	return s.recorded(req, err)
+	return s.finish(req, o)
 }
 
-// commandOf is the command of a request that was sent.
-func commandOf(r store.Request) card.Command {
-	return card.Command{INS: card.INSDeactivate, RequestID: r.ID, Operator: r.MCCMNC, ICCID: r.ICCID, Reason: r.Reason, Counter: r.Counter}
+// recording bounds one writing of what a card said.
+func (s *Server) recording() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(s.work), recordTimeout)
+}
+
+// finish ends a request by what its card proved. Where the record cannot be
+// written the proof is kept and written later, and until then nothing goes to
+// that card: what ended must not be sent again (docs/protocol.md §8).
+func (s *Server) finish(req store.Request, o store.Outcome) again {
+	for wait := s.Retry.next(0); ; wait = s.Retry.next(wait) {
+		ctx, cancel := s.recording()
+		_, err := s.Store.Finish(ctx, req.ID, o)
+		cancel()
+		if err == nil || errors.Is(err, store.ErrState) || s.work.Err() != nil {
+			return s.recorded(req, err)
+		}
+		s.Log.Error("outcome not recorded yet", "request", req.ID, "outcome", o.State, "error", err, "again", wait)
+		select {
+		case <-time.After(wait):
+		case <-s.work.Done():
+		}
+	}
 }
 
 func detail(rep card.Report, cause error) string {
@@ -206,7 +215,7 @@ func detail(rep card.Report, cause error) string {
 	case rep.Answer != nil:
 		return "done, the card's receipt verifies"
 	}
-	return fmt.Sprintf("the card did nothing: %v", cause)
+	return "the card did nothing: " + text(cause)
 }
 
 // stateOf is what an attempt says of the card: all, where GET STATUS was read;
@@ -249,6 +258,9 @@ func statusOf(st *card.Status) *store.CardState {
 
 // unsent is an attempt that sent nothing: the request waits for the next one.
 func (s *Server) unsent(ctx context.Context, req store.Request, cause error) again {
+	if errors.Is(cause, store.ErrState) {
+		return soon // its deadline was faster
+	}
 	s.audit(ctx, req, cause)
 	err := s.Store.Wait(ctx, req.ID, store.Event{Kind: string(store.Waiting), Detail: map[string]any{"text": text(cause)}})
 	if err != nil {
@@ -275,23 +287,68 @@ func (s *Server) lost(ctx context.Context, req store.Request, rep card.Report, c
 	return blame(cause)
 }
 
-// audit keeps for the audit log alone which check of an authentication failed.
+// audit keeps for the audit log alone what operators must not learn: which
+// check of an authentication failed, and what went wrong within the server.
 func (s *Server) audit(ctx context.Context, req store.Request, cause error) {
+	step := store.Event{Internal: true}
 	var auth *card.AuthError
-	if !errors.As(cause, &auth) {
+	switch {
+	case errors.As(cause, &auth):
+		step.Kind, step.Detail = "authentication failed", map[string]any{"reason": auth.Reason}
+	case cause != nil && text(cause) == errInternal.Error():
+		step.Kind, step.Detail = "internal error", map[string]any{"error": cause.Error()}
+	default:
 		return
 	}
-	err := s.Store.AddStep(ctx, req.ID, store.Event{Kind: "authentication failed", Internal: true, Detail: map[string]any{"reason": auth.Reason}})
-	if err != nil {
+	if err := s.Store.AddStep(ctx, req.ID, step); err != nil {
 		s.Log.Error("step not recorded", "request", req.ID, "error", err)
 	}
 }
 
+// errInternal is an error of the server's own: the audit log alone has more.
+var errInternal = errors.New("internal error")
+
+// sentences are what operators read of errors that are not the server's own.
+var sentences = []struct {
+	err  error
+	text string
+}{
+	{errInternal, errInternal.Error()},
+	{apdu.ErrCardRemoved, "the card left the reader"},
+	{apdu.ErrCardReset, "the card was reset"},
+	{apdu.ErrTimeout, "the card does not answer"},
+	{apdu.ErrNoCard, "there is no card in the reader"},
+	{apdu.ErrNoReader, "the reader is gone"},
+	{apdu.ErrCardBusy, "the card is in use by another program"},
+	{apdu.ErrShortAnswer, "the card's answer has no status word"},
+	{apdu.ErrTransport, "the reader failed"},
+	{card.ErrUnverified, card.ErrUnverified.Error()},
+	{card.ErrMalformed, "the card's answer is malformed"},
+	{apdu.ErrMalformed, "the card's answer is malformed"},
+	{context.DeadlineExceeded, "the attempt took too long"},
+	{context.Canceled, "the server ends"},
+	{card.ErrOutcomeUnknown, "no answer settles it"},
+}
+
+// text is an error as operators read it. It names no file and no part of the
+// server.
 func text(err error) string {
-	if err == nil {
+	var auth *card.AuthError
+	var refused *apdu.Error
+	switch {
+	case err == nil:
 		return "no answer"
+	case errors.As(err, &auth):
+		return auth.Error()
+	case errors.As(err, &refused):
+		return refused.Error()
 	}
-	return err.Error()
+	for _, s := range sentences {
+		if errors.Is(err, s.err) {
+			return s.text
+		}
+	}
+	return errInternal.Error()
 }
 
 // blame says how soon to try again: transports fail and come back, a card that
@@ -306,8 +363,9 @@ func blame(err error) again {
 	return soon
 }
 
-// settle reads a card's state in a session of its own.
-func (s *Server) settle(ctx context.Context, c *store.Card, readers []string) again {
+// settle reads a card's state in a session of its own. waiting, where it is not
+// nil, is the request that waits for it.
+func (s *Server) settle(ctx context.Context, c *store.Card, waiting *store.Request, readers []string) again {
 	who, err := target(c)
 	if err != nil {
 		s.Log.Error("card cannot be addressed", "eid", c.EID, "error", err)
@@ -323,6 +381,12 @@ func (s *Server) settle(ctx context.Context, c *store.Card, readers []string) ag
 		}
 		if err != nil {
 			s.Log.Info("card not settled", "eid", c.EID, "reader", reader, "error", err)
+			if waiting != nil {
+				ctx, cancel := s.recording()
+				defer cancel()
+				defer s.hub.publish(waiting.ID)
+				return s.unsent(ctx, *waiting, err)
+			}
 			return blame(err)
 		}
 		return no

@@ -1,10 +1,12 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/id"
@@ -12,38 +14,89 @@ import (
 	"github.com/cardbridge/cardbridge/server/store"
 )
 
-// ErrForbidden says that an operator is known and may not do this.
-var ErrForbidden = errors.New("not allowed")
+// Errors that those of this package match.
+var (
+	// ErrForbidden says that an operator is known and may not do this.
+	ErrForbidden = errors.New("not allowed")
+	// ErrOtherKeys says that an EID is registered with other keys, suites or
+	// policy.
+	ErrOtherKeys = errors.New("this EID is registered with other keys; ask the server's administrator")
+)
 
 // RegisterCard registers the card of a card record file (docs/protocol.md §9)
-// in the name of an operator, which must own one of its profiles. The error
-// matches ErrInvalid, ErrForbidden or store.ErrExists.
-func (s *Server) RegisterCard(ctx context.Context, op store.Operator, record []byte) (*store.Card, error) {
+// in the name of an operator, which must own one of its profiles, and vouches
+// for the card's keys. Each operator that acts on a card registers it; what the
+// first one's record says of the card's state stands until the card is asked.
+// fresh says that this operator had not registered it. The error matches
+// ErrInvalid, ErrForbidden or ErrOtherKeys.
+func (s *Server) RegisterCard(ctx context.Context, op store.Operator, record []byte) (c *store.Card, fresh bool, err error) {
 	r, err := card.ParseRecord(record)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return nil, false, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
+	if !slices.ContainsFunc(r.Profiles, func(p card.Profile) bool { return p.Owner == op.MCCMNC }) {
+		return nil, false, fmt.Errorf("%w: none of the card's profiles is of operator %s", ErrForbidden, op.MCCMNC)
+	}
+	fresh = true
+	err = s.addCard(ctx, op, r)
+	if errors.Is(err, store.ErrExists) {
+		fresh, err = s.vouch(ctx, op, r)
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	if fresh {
+		s.Log.Info("card registered", "eid", r.EID, "operator", op.Name)
+		s.kick(r.EID, false)
+	}
+	c, err = s.Card(ctx, op, r.EID)
+	return c, fresh, err
+}
+
+func (s *Server) addCard(ctx context.Context, op store.Operator, r *card.Record) (err error) {
 	c := store.Card{EID: r.EID, EventCounter: r.EventCounter}
-	owns := false
 	for _, p := range r.Profiles {
-		owns = owns || p.Owner == op.MCCMNC
 		out := profileOf(p)
 		out.DisableAllowed = true
 		c.Profiles = append(c.Profiles, out)
 	}
-	if !owns {
-		return nil, fmt.Errorf("%w: none of the card's profiles is of operator %s", ErrForbidden, op.MCCMNC)
+	if c.PublicKeys, err = keysOf(r); err != nil {
+		return err
 	}
+	return s.Store.RegisterCard(ctx, op.ID, c)
+}
+
+// vouch registers a card that is registered already in the name of another
+// operator. What it is compared with never changes.
+func (s *Server) vouch(ctx context.Context, op store.Operator, r *card.Record) (fresh bool, err error) {
+	c, err := s.Store.Card(ctx, r.EID)
+	if err != nil {
+		return false, err
+	}
+	keys, err := keysOf(r)
+	if err != nil {
+		return false, err
+	}
+	if !bytes.Equal(keys, c.PublicKeys) {
+		return false, ErrOtherKeys
+	}
+	fresh, err = s.Store.Vouch(ctx, op, r.EID)
+	if errors.Is(err, store.ErrNotFound) {
+		err = fmt.Errorf("%w: none of the card's profiles, as they are recorded, is of operator %s", ErrForbidden, op.MCCMNC)
+	}
+	return fresh, err
+}
+
+// keysOf is the keys, suites and policy of a card, in one form.
+func keysOf(r *card.Record) (json.RawMessage, error) {
 	keys := *r
 	keys.Profiles, keys.EventCounter = []card.Profile{}, 0 // these live in the store's own columns
-	if c.PublicKeys, err = json.Marshal(&keys); err != nil {
+	keys.Suites = slices.Sorted(slices.Values(r.Suites))
+	b, err := json.Marshal(&keys)
+	if err != nil {
 		return nil, fmt.Errorf("card %s: %w", r.EID, err)
 	}
-	if err := s.Store.RegisterCard(ctx, op.ID, c); err != nil {
-		return nil, err
-	}
-	s.Log.Info("card registered", "eid", r.EID, "operator", op.Name)
-	return s.Store.Card(ctx, r.EID)
+	return b, nil
 }
 
 func profileOf(p card.Profile) store.Profile {
@@ -70,11 +123,15 @@ func target(c *store.Card) (card.Target, error) {
 }
 
 // Card is a card's record as an operator may see it: its own profiles alone.
-// The error matches store.ErrNotFound also where it owns none of them.
+// The error matches store.ErrNotFound also where it owns none of them or has not
+// registered the card.
 func (s *Server) Card(ctx context.Context, op store.Operator, eid id.EID) (*store.Card, error) {
 	c, err := s.Store.Card(ctx, eid)
 	if err != nil {
 		return nil, err
+	}
+	if !slices.Contains(c.RegisteredBy, op.ID) {
+		return nil, fmt.Errorf("%w: card %s", store.ErrNotFound, eid)
 	}
 	var own []store.Profile
 	for _, p := range c.Profiles {
@@ -89,10 +146,10 @@ func (s *Server) Card(ctx context.Context, op store.Operator, eid id.EID) (*stor
 	return c, nil
 }
 
-// Cards lists the cards in which an operator owns a profile, by EID, after the
-// EID after, at most limit.
+// Cards lists the cards that an operator registered and owns a profile in, by
+// EID, after the EID after, at most limit.
 func (s *Server) Cards(ctx context.Context, op store.Operator, after string, limit int) ([]*store.Card, error) {
-	eids, err := s.Store.CardsOf(ctx, op.MCCMNC, after, limit)
+	eids, err := s.Store.CardsOf(ctx, op, after, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -117,8 +174,23 @@ func (s *Server) SetDisableAllowed(ctx context.Context, op store.Operator, eid i
 	return s.Card(ctx, op, eid)
 }
 
+// Refresh reads the state of an operator's card anew, in an authenticated
+// session: the way to tell the server of what was done to the card elsewhere. A
+// card that is in no reader, or does not answer in time, stays unsettled and is
+// read when it is there. The error matches store.ErrNotFound.
+func (s *Server) Refresh(ctx context.Context, op store.Operator, eid id.EID) (*store.Card, error) {
+	if _, err := s.Card(ctx, op, eid); err != nil {
+		return nil, err
+	}
+	if err := s.Store.Unsettle(ctx, eid, store.Event{Kind: "card refresh", Operator: op.ID}); err != nil {
+		return nil, err
+	}
+	s.awaitSettled(ctx, eid)
+	return s.Card(ctx, op, eid)
+}
+
 // Readers is what is in the readers, with the EIDs of those cards alone in which
-// the operator owns a profile.
+// the operator registered and owns a profile.
 func (s *Server) Readers(ctx context.Context, op store.Operator) ([]inventory.Entry, error) {
 	list := s.Inventory.List()
 	for i, e := range list {

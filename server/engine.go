@@ -14,9 +14,9 @@ import (
 type runner struct {
 	eid    id.EID
 	cancel context.CancelFunc
-	// again says that something came up since the runner last looked; guarded
-	// by Server.mu.
-	again bool
+	// more says that something came up since the runner last looked; guarded by
+	// Server.mu.
+	more bool
 	// inserted gets a value when the card appears anew.
 	inserted chan struct{}
 }
@@ -43,7 +43,7 @@ func (s *Server) kick(eid id.EID, inserted bool) {
 		return
 	}
 	if r := s.runners[eid]; r != nil {
-		r.again = true
+		r.more = true
 		if inserted {
 			select {
 			case r.inserted <- struct{}{}:
@@ -62,8 +62,8 @@ func (s *Server) kick(eid id.EID, inserted bool) {
 func (s *Server) leave(r *runner) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r.again {
-		r.again = false
+	if r.more {
+		r.more = false
 		return false
 	}
 	delete(s.runners, r.eid)
@@ -100,6 +100,7 @@ func (s *Server) run(ctx context.Context, r *runner) {
 			continue
 		}
 		next, idle := s.step(ctx, r.eid, readers)
+		s.looked.publish(r.eid)
 		switch {
 		case idle && s.leave(r):
 			return
@@ -180,15 +181,35 @@ func (s *Server) step(ctx context.Context, eid id.EID, readers []string) (next a
 		s.Log.Error("card not read", "eid", eid, "error", err)
 		return soon, false
 	}
+	if seen, ok := s.hint(eid); ok && seen != c.EventCounter && !c.Unsettled {
+		why := store.Event{Kind: "card unsettled", Internal: true, Detail: map[string]any{"event_counter": seen}}
+		if err := s.Store.Unsettle(ctx, eid, why); err != nil {
+			s.Log.Error("card not marked unsettled", "eid", eid, "error", err)
+		}
+		c.Unsettled = true
+	}
 	// The rules, and a first sending, start from a record that is the card's.
 	// In recovery GET STATUS is read anyhow.
 	if c.Unsettled && (!open || req.SentAt == nil) {
-		return s.settle(ctx, c, readers), false
+		var waiting *store.Request
+		if open {
+			waiting = &req
+		}
+		return s.settle(ctx, c, waiting, readers), false
 	}
 	if !open {
 		return no, true
 	}
 	return s.carryOut(ctx, req, c, readers), false
+}
+
+// hint is the event counter that a card gave when it appeared, once.
+func (s *Server) hint(eid id.EID) (counter uint32, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	counter, ok = s.hints[eid]
+	delete(s.hints, eid)
+	return counter, ok
 }
 
 // eachReader tries the readers that claim a card, one after the other, until

@@ -47,7 +47,7 @@ func Example() {
 	if op, err = s.Authenticate(ctx, token); err != nil {
 		panic(err)
 	}
-	if _, err := s.RegisterCard(ctx, op, servertest.Record(servertest.Image(1))); err != nil {
+	if _, _, err := s.RegisterCard(ctx, op, servertest.Record(servertest.Image(1))); err != nil {
 		panic(err)
 	}
 	req, _, err := s.Deactivate(ctx, op, server.Deactivation{EID: servertest.EID(1)})

@@ -1,40 +1,40 @@
 package server
 
-import (
-	"sync"
+import "sync"
 
-	"github.com/cardbridge/cardbridge/card/id"
-)
-
-// hub tells those who wait for a request's next step that there is one.
-type hub struct {
+// hub tells those who wait for the next step of something that there is one.
+type hub[K comparable] struct {
 	mu          sync.Mutex
-	subscribers map[id.RequestID]map[chan struct{}]struct{}
+	subscribers map[K]map[chan struct{}]struct{}
 }
 
-// subscribe gives a channel that gets a value after the request's next step.
-func (h *hub) subscribe(r id.RequestID) (steps <-chan struct{}, cancel func()) {
+func newHub[K comparable]() *hub[K] {
+	return &hub[K]{subscribers: map[K]map[chan struct{}]struct{}{}}
+}
+
+// subscribe gives a channel that gets a value after the next step of k.
+func (h *hub[K]) subscribe(k K) (steps <-chan struct{}, cancel func()) {
 	ch := make(chan struct{}, 1)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.subscribers[r] == nil {
-		h.subscribers[r] = map[chan struct{}]struct{}{}
+	if h.subscribers[k] == nil {
+		h.subscribers[k] = map[chan struct{}]struct{}{}
 	}
-	h.subscribers[r][ch] = struct{}{}
+	h.subscribers[k][ch] = struct{}{}
 	return ch, func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		delete(h.subscribers[r], ch)
-		if len(h.subscribers[r]) == 0 {
-			delete(h.subscribers, r)
+		delete(h.subscribers[k], ch)
+		if len(h.subscribers[k]) == 0 {
+			delete(h.subscribers, k)
 		}
 	}
 }
 
-func (h *hub) publish(r id.RequestID) {
+func (h *hub[K]) publish(k K) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for ch := range h.subscribers[r] {
+	for ch := range h.subscribers[k] {
 		select {
 		case ch <- struct{}{}:
 		default: // it has one waiting already

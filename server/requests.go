@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -70,8 +71,9 @@ func (s *Server) Deactivate(ctx context.Context, op store.Operator, d Deactivati
 		ID: id.RequestID(fresh), Operator: op, EID: d.EID, ICCID: d.ICCID, Reason: d.Reason,
 		Deadline: time.Now().Add(d.Timeout), Key: d.Key, BodyHash: hash,
 	}
+	s.refresh(ctx, op, d.EID)
 	r, replayed, err = s.Store.Submit(ctx, sub, func(c *store.Card) store.Verdict {
-		return verdict(s.Rules.Evaluate(rulesInput(&rules.Operator{Name: op.Name, MCCMNC: op.MCCMNC}, d.EID, d.ICCID, c)))
+		return verdict(s.Rules.Evaluate(rulesInput(op, d.EID, d.ICCID, c)))
 	})
 	if err != nil || replayed {
 		return r, replayed, err
@@ -91,19 +93,56 @@ func (s *Server) await(ctx context.Context, r store.Request) {
 	if len(s.Inventory.Readers(r.EID)) > 0 {
 		return
 	}
-	err := s.Store.Wait(ctx, r.ID, store.Event{Kind: string(store.Waiting), Detail: map[string]any{"text": "the card is in no reader"}})
+	err := s.Store.Wait(ctx, r.ID, store.Event{Kind: string(store.Waiting), Detail: map[string]any{"text": "the card is in no reader whose card could be identified"}})
 	if err != nil {
 		s.Log.Error("step not recorded", "request", r.ID, "error", err)
 	}
 	s.hub.publish(r.ID)
 }
 
-func rulesInput(op *rules.Operator, eid id.EID, iccid *id.ICCID, c *store.Card) rules.Input {
-	in := rules.Input{Operator: op, EID: eid, ICCID: iccid}
+// refresh has a request wait while the record of its card, which is there, is
+// being settled, so that it is not judged by a state that the card is in no
+// longer. Where that does not come about in time it is judged by the record as
+// it is. A record that is settled costs no APDU.
+func (s *Server) refresh(ctx context.Context, op store.Operator, eid id.EID) {
+	c, err := s.Store.Card(ctx, eid)
+	if err != nil || !c.Unsettled || !slices.Contains(c.RegisteredBy, op.ID) {
+		return // Submit has the last word
+	}
+	s.awaitSettled(ctx, eid)
+}
+
+// awaitSettled waits until the record of a card that is there is settled, for
+// Settle at most.
+func (s *Server) awaitSettled(ctx context.Context, eid id.EID) {
+	ctx, cancel := context.WithTimeout(ctx, s.Settle)
+	defer cancel()
+	next, unsubscribe := s.looked.subscribe(eid)
+	defer unsubscribe()
+	s.kick(eid, false)
+	for {
+		if c, err := s.Store.Card(ctx, eid); err != nil || !c.Unsettled {
+			return
+		}
+		if readers, _ := s.readers(eid); len(readers) == 0 {
+			return
+		}
+		select {
+		case <-next:
+		case <-ctx.Done():
+			return
+		case <-s.ending:
+			return
+		}
+	}
+}
+
+func rulesInput(op store.Operator, eid id.EID, iccid *id.ICCID, c *store.Card) rules.Input {
+	in := rules.Input{Operator: &rules.Operator{Name: op.Name, MCCMNC: op.MCCMNC}, EID: eid, ICCID: iccid}
 	if c == nil {
 		return in
 	}
-	in.Card = &rules.Card{}
+	in.Card = &rules.Card{Registered: slices.Contains(c.RegisteredBy, op.ID)}
 	for _, p := range c.Profiles {
 		in.Card.Profiles = append(in.Card.Profiles, rules.Profile{
 			ICCID: p.ICCID, Owner: p.Owner, Enabled: p.State == store.Enabled, Absent: p.State == store.Absent, DisableAllowed: p.DisableAllowed,

@@ -1,10 +1,11 @@
 package server_test
 
 import (
+	"bytes"
 	"context"
-	"io"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,16 +25,37 @@ import (
 type rig struct {
 	testing.TB
 	*server.Server
-	dir     string
-	store   *store.Store
-	readers *servertest.Readers
-	op      store.Operator
-	other   store.Operator // of another network
-	stop    func() error   // ends the server and closes the store; once
+	dir      string
+	log      *logBuffer
+	drain    time.Duration
+	store    *store.Store
+	readers  *servertest.Readers
+	terminal *card.Terminal
+	op       store.Operator
+	other    store.Operator // of another network
+	stop     func() error   // ends the server and closes the store; once
+}
+
+// logBuffer is a log that can be read while it is written.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 func newRig(t testing.TB) *rig {
-	r := &rig{TB: t, dir: t.TempDir(), readers: servertest.NewReaders()}
+	r := &rig{TB: t, dir: t.TempDir(), readers: servertest.NewReaders(), log: &logBuffer{}, terminal: servertest.Terminal()}
 	r.start()
 	var err error
 	r.op, _, err = server.AddOperator(t.Context(), r.store, "one", servertest.Owner)
@@ -44,12 +66,13 @@ func newRig(t testing.TB) *rig {
 }
 
 func (r *rig) start() {
-	s, err := store.Open(r.Context(), filepath.Join(r.dir, "record.db"))
+	s, err := store.Open(r.Context(), r.path())
 	require.NoError(r, err)
 	r.store = s
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	log := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r.Server, err = server.New(server.Config{
-		Store: s, Inventory: inventory.New(r.readers, log), Terminal: servertest.Terminal(), Log: log,
+		Store: s, Inventory: inventory.New(r.readers, log), Terminal: r.terminal, Log: log, Drain: r.drain,
+		Settle:    time.Second,
 		Retry:     server.Backoff{Min: 2 * time.Millisecond, Max: 50 * time.Millisecond},
 		AuthRetry: server.Backoff{Min: 5 * time.Millisecond, Max: 100 * time.Millisecond},
 	})
@@ -71,9 +94,12 @@ func (r *rig) start() {
 	r.Cleanup(func() { assert.NoError(r, r.stop()) })
 }
 
+// path is the record's file.
+func (r *rig) path() string { return filepath.Join(r.dir, "record.db") }
+
 // register registers the card of an image.
 func (r *rig) register(im *appletsim.Image) {
-	_, err := r.RegisterCard(r.Context(), r.op, servertest.Record(im))
+	_, _, err := r.RegisterCard(r.Context(), r.op, servertest.Record(im))
 	require.NoError(r, err)
 }
 
@@ -84,7 +110,16 @@ func (r *rig) insert(im *appletsim.Image, intercept servertest.Intercept) *apple
 	c := servertest.Card(im)
 	r.readers.Insert("reader", c, intercept)
 	r.seen(im.EID)
+	r.settled(im.EID)
 	return c
+}
+
+// settled waits until the state of the card is read.
+func (r *rig) settled(eid id.EID) {
+	require.Eventually(r, func() bool {
+		c, err := r.store.Card(context.Background(), eid)
+		return err == nil && !c.Unsettled
+	}, 10*time.Second, time.Millisecond)
 }
 
 // seen waits until the EID of the card is known.
@@ -165,6 +200,16 @@ func (r *rig) proven(req store.Request, im *appletsim.Image) {
 func (r *rig) commands(reader string, ins byte) (n int) {
 	for _, c := range r.readers.Sent(reader) {
 		if len(c) > 1 && c[1] == ins {
+			n++
+		}
+	}
+	return n
+}
+
+// secured counts the APDUs of one INS under secure messaging.
+func (r *rig) secured(reader string, ins byte) (n int) {
+	for _, c := range r.readers.Sent(reader) {
+		if isSecured(c, ins) {
 			n++
 		}
 	}

@@ -47,12 +47,16 @@ type Config struct {
 	// themselves to each other. A card counts failures, and it may be an
 	// impostor that asks for work; 2 s to 5 min.
 	AuthRetry Backoff
+	// Settle is how long a request may wait, before it is judged, for the state
+	// of its card to be read; 5 s.
+	Settle time.Duration
 }
 
 // Server is the card management server. It is safe for concurrent use.
 type Server struct {
 	Config
-	hub hub
+	hub    *hub[id.RequestID] // steps of requests
+	looked *hub[id.EID]       // steps of runners
 
 	started chan struct{} // closed once Run works
 	ending  chan struct{} // closed once Run is told to end
@@ -64,6 +68,7 @@ type Server struct {
 	work     context.Context // of attempts; ends Drain after ctx
 	runners  map[id.EID]*runner
 	mistrust map[claim]mistrust
+	hints    map[id.EID]uint32 // event counters that cards gave in the clear when they appeared
 }
 
 // New makes a server. It works once Run is called; requests are taken before.
@@ -89,16 +94,24 @@ func New(c Config) (*Server, error) {
 	if c.AuthRetry == (Backoff{}) {
 		c.AuthRetry = Backoff{2 * time.Second, 5 * time.Minute}
 	}
-	s := &Server{
-		Config: c, hub: hub{subscribers: map[id.RequestID]map[chan struct{}]struct{}{}},
-		started: make(chan struct{}), ending: make(chan struct{}), places: make(chan struct{}, c.Workers),
-		runners: map[id.EID]*runner{}, mistrust: map[claim]mistrust{},
+	if c.Settle <= 0 {
+		c.Settle = 5 * time.Second
 	}
-	c.Inventory.Notify(func(eid id.EID) { s.kick(eid, true) })
+	s := &Server{
+		Config: c, hub: newHub[id.RequestID](), looked: newHub[id.EID](),
+		started: make(chan struct{}), ending: make(chan struct{}), places: make(chan struct{}, c.Workers),
+		runners: map[id.EID]*runner{}, mistrust: map[claim]mistrust{}, hints: map[id.EID]uint32{},
+	}
+	c.Inventory.Notify(func(eid id.EID, counter uint32) {
+		s.mu.Lock()
+		s.hints[eid] = counter
+		s.mu.Unlock()
+		s.kick(eid, true)
+	})
 	return s, nil
 }
 
-// expireEvery is how often deadlines are looked at.
+// expireEvery is how often deadlines and the queue are looked at.
 const expireEvery = 200 * time.Millisecond
 
 // Run takes up what an earlier server left open, then works until ctx ends. It
@@ -137,6 +150,7 @@ func (s *Server) Run(ctx context.Context) error {
 		select {
 		case <-tick.C:
 			s.expire(ctx)
+			s.pickUp(ctx)
 		case err := <-watched:
 			watched <- err
 			if ctx.Err() == nil {
@@ -179,5 +193,26 @@ func (s *Server) expire(ctx context.Context) {
 	}
 }
 
-// Ready reports whether the record can be reached.
+// pickUp starts work on what another process took in for a card that is here.
+func (s *Server) pickUp(ctx context.Context) {
+	for _, e := range s.Inventory.List() {
+		if e.EID == nil {
+			continue
+		}
+		s.mu.Lock()
+		busy := s.runners[*e.EID] != nil
+		s.mu.Unlock()
+		if busy {
+			continue
+		}
+		switch _, err := s.Store.NextRequest(ctx, *e.EID); {
+		case err == nil:
+			s.kick(*e.EID, false)
+		case !errors.Is(err, store.ErrNotFound) && ctx.Err() == nil:
+			s.Log.Error("queue not read", "eid", *e.EID, "error", err)
+		}
+	}
+}
+
+// Ready reports whether the record can be written.
 func (s *Server) Ready(ctx context.Context) error { return s.Store.Ping(ctx) }

@@ -4,8 +4,15 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
 	"errors"
+	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -58,11 +65,76 @@ func TestStaleRecordIsSettled(t *testing.T) {
 	im.Profiles[2].State, im.Profiles[0].State = appletsim.Enabled, appletsim.Disabled
 	c := servertest.Card(im)
 	r.readers.Insert("reader", c, nil)
-	req := r.finished(r.ask(server.Deactivation{EID: im.EID}))
-	assert.Equal(t, store.Refused, req.State)
-	assert.Equal(t, byte(card.WrongState), req.Answer.Result)
-	r.proven(req, im)
+	r.seen(im.EID)
+	req := r.ask(server.Deactivation{EID: im.EID})
+	require.NotNil(t, req.Refusal, "the enabled profile is another's")
+	assert.Equal(t, rules.ProfileEnabled, req.Refusal.Rule)
+	assert.Zero(t, r.secured("reader", servertest.INSDeactivate))
 	r.sameAs(c.Image())
+}
+
+// What others do to a card is noticed: when it appears, and before a request is
+// refused for the state that is recorded. What the server has to know is read
+// in an authenticated session.
+func TestChangedOutsideTheServer(t *testing.T) {
+	t.Run("while it was away", func(t *testing.T) {
+		r := newRig(t)
+		im := servertest.Image(1)
+		c := r.insert(im, nil)
+		r.readers.Remove("reader")
+		directly(t, c, im, card.INSDeactivate, im.Profiles[0].ICCID)
+		r.readers.Insert("reader", c, nil)
+		require.Eventually(t, func() bool {
+			now, err := r.store.Card(t.Context(), im.EID)
+			return err == nil && now.EventCounter == 6
+		}, 10*time.Second, time.Millisecond)
+		r.sameAs(c.Image())
+	})
+	t.Run("in its reader", func(t *testing.T) {
+		r := newRig(t)
+		im := servertest.Image(1)
+		c := r.insert(im, nil)
+		require.Equal(t, store.Done, r.finished(r.ask(server.Deactivation{EID: im.EID})).State)
+		directly(t, c, im, card.INSActivate, im.Profiles[0].ICCID)
+		before := len(r.readers.Sent("reader"))
+		req := r.ask(server.Deactivation{EID: im.EID})
+		assert.NotNil(t, req.Refusal, "the record is the server's only knowledge")
+		assert.Len(t, r.readers.Sent("reader"), before, "a refusal costs no APDU")
+
+		_, err := r.Refresh(t.Context(), r.op, im.EID)
+		require.NoError(t, err)
+		r.sameAs(c.Image())
+		req = r.finished(r.ask(server.Deactivation{EID: im.EID}))
+		assert.Equal(t, store.Done, req.State, "%s", req.Detail)
+		r.sameAs(c.Image())
+	})
+	t.Run("the card that says so is another", func(t *testing.T) {
+		r := newRig(t)
+		im := servertest.Image(1)
+		r.insert(im, nil)
+		r.readers.Remove("reader")
+		liar := servertest.Stranger(servertest.Image(1))
+		liar.EventCounter, liar.Profiles[0].State = 9, appletsim.Disabled
+		r.readers.Insert("liar", servertest.Card(liar), nil)
+		r.seen(im.EID)
+		req := r.ask(server.Deactivation{EID: im.EID})
+		assert.Nil(t, req.Refusal, "nothing unproven counts")
+		now, err := r.store.Card(t.Context(), im.EID)
+		require.NoError(t, err)
+		assert.Equal(t, uint32(5), now.EventCounter)
+		assert.Equal(t, store.Enabled, now.Profiles[0].State)
+	})
+	t.Run("the first registrant lied", func(t *testing.T) {
+		r := newRig(t)
+		im, lie := servertest.Image(1), servertest.Image(1)
+		lie.Profiles[0].State, lie.Profiles[1].State = appletsim.Disabled, appletsim.Enabled
+		c := servertest.Card(im)
+		r.readers.Insert("reader", c, nil)
+		r.seen(im.EID)
+		r.register(lie)
+		r.settled(im.EID)
+		r.sameAs(c.Image())
+	})
 }
 
 func TestRefusedByRule(t *testing.T) {
@@ -76,7 +148,12 @@ func TestRefusedByRule(t *testing.T) {
 		truth  string // as the audit trail has it
 	}{
 		{"card not registered", nil, nil, server.Deactivation{EID: servertest.EID(2)}, rules.CardRegistered, rules.CardRegistered},
-		{"not the owner", nil, func(r *rig) store.Operator { return r.other }, server.Deactivation{EID: servertest.EID(1)}, rules.ProfileEnabled, rules.ProfileOwned},
+		{"not registered by who asks", nil, func(r *rig) store.Operator { return r.other }, server.Deactivation{EID: servertest.EID(1)}, rules.CardRegistered, rules.CardRegistered},
+		{"not the owner", func(r *rig) {
+			_, fresh, err := r.RegisterCard(r.Context(), r.other, servertest.Record(servertest.Image(1)))
+			require.NoError(r, err)
+			assert.True(r, fresh)
+		}, func(r *rig) store.Operator { return r.other }, server.Deactivation{EID: servertest.EID(1)}, rules.ProfileEnabled, rules.ProfileOwned},
 		{"another's profile", nil, nil, server.Deactivation{EID: servertest.EID(1), ICCID: &foreign}, rules.ProfileKnown, rules.ProfileOwned},
 		{"unknown profile", nil, nil, server.Deactivation{EID: servertest.EID(1), ICCID: &nobodys}, rules.ProfileKnown, rules.ProfileKnown},
 		{"recorded as disabled", nil, nil, server.Deactivation{EID: servertest.EID(1), ICCID: &disabled}, rules.ProfileEnabled, rules.ProfileEnabled},
@@ -106,10 +183,33 @@ func TestRefusedByRule(t *testing.T) {
 			assert.Equal(t, tt.truth, events[0].Detail["refused_by"])
 			assert.True(t, events[0].Internal)
 			require.NoError(t, r.stop())
-			assert.Len(t, r.readers.Sent("reader"), before, "no APDU goes out")
+			assert.Len(t, r.readers.Sent("reader"), before, "no APDU")
 			assert.Equal(t, uint32(5), c.Image().EventCounter)
 		})
 	}
+}
+
+// What an operator was told is set holds, up to the moment of sending.
+func TestRuleChangedDuringAuthentication(t *testing.T) {
+	r := newRig(t)
+	im := servertest.Image(1)
+	var asked atomic.Bool
+	c := r.insert(im, func(capdu []byte, next servertest.Next) ([]byte, error) {
+		if asked.Load() && capdu[1] == servertest.INSExternalAuthenticate {
+			_, err := r.SetDisableAllowed(context.Background(), r.op, im.EID, im.Profiles[0].ICCID, false)
+			assert.NoError(t, err)
+		}
+		return next(capdu)
+	})
+	asked.Store(true)
+	req := r.finished(r.ask(server.Deactivation{EID: im.EID}))
+	assert.Equal(t, store.Refused, req.State)
+	require.NotNil(t, req.Refusal)
+	assert.Equal(t, rules.DisableAllowed, req.Refusal.Rule)
+	assert.Nil(t, req.SentAt)
+	assert.Equal(t, []string{"accepted", "authenticating", "refused"}, r.kinds(req, false))
+	assert.Zero(t, r.secured("reader", servertest.INSDeactivate))
+	assert.Equal(t, uint32(5), c.Image().EventCounter)
 }
 
 // The record may change while a request waits for its card.
@@ -127,7 +227,8 @@ func TestRulesAreAskedAgainBeforeTheCard(t *testing.T) {
 	assert.Equal(t, rules.DisableAllowed, req.Refusal.Rule)
 	assert.Nil(t, req.SentAt)
 	require.NoError(t, r.stop())
-	assert.Zero(t, r.commands("reader", servertest.INSInternalAuthenticate))
+	assert.Equal(t, 1, r.commands("reader", servertest.INSInternalAuthenticate), "to settle the record")
+	assert.Zero(t, r.secured("reader", servertest.INSDeactivate))
 }
 
 func TestRefusedByCard(t *testing.T) {
@@ -214,8 +315,9 @@ func TestCardThatIsAbsent(t *testing.T) {
 		r.readers.Insert("reader", c, nil)
 		r.seen(im.EID)
 		require.NoError(t, r.stop())
-		assert.Zero(t, r.commands("reader", servertest.INSInternalAuthenticate))
+		assert.Zero(t, r.secured("reader", servertest.INSDeactivate))
 		r.start()
+		r.settled(im.EID)
 		r.sameAs(c.Image())
 	})
 	t.Run("comes", func(t *testing.T) {
@@ -233,13 +335,16 @@ func TestCardThatIsAbsent(t *testing.T) {
 		r := newRig(t)
 		im := servertest.Image(1)
 		out := make(chan struct{}, 1)
+		var asked atomic.Bool
 		c := r.insert(im, func(capdu []byte, next servertest.Next) ([]byte, error) {
-			if capdu[1] == servertest.INSExternalAuthenticate {
+			if asked.Load() && capdu[1] == servertest.INSExternalAuthenticate {
+				asked.Store(false)
 				out <- struct{}{}
 				return nil, apdu.ErrCardRemoved
 			}
 			return next(capdu)
 		})
+		asked.Store(true)
 		req := r.ask(server.Deactivation{EID: im.EID})
 		<-out
 		r.readers.Remove("reader")
@@ -256,7 +361,7 @@ func TestDeadlineDoesNotEndWhatWasSent(t *testing.T) {
 	im := servertest.Image(1)
 	c := r.insert(im, nil)
 	c.Inject(appletsim.Fault{Write: 1, Kind: appletsim.CutAfter})
-	req := r.ask(server.Deactivation{EID: im.EID, Timeout: 400 * time.Millisecond})
+	req := r.ask(server.Deactivation{EID: im.EID, Timeout: 2 * time.Second})
 	r.until(req, store.Unknown)
 	require.Eventually(t, func() bool { return time.Now().After(req.Deadline.Add(500 * time.Millisecond)) }, 5*time.Second, 10*time.Millisecond)
 	now, err := r.store.Request(t.Context(), req.ID)
@@ -274,7 +379,8 @@ func TestStrangerWithTheEID(t *testing.T) {
 	t.Run("alone", func(t *testing.T) {
 		r := newRig(t)
 		im := servertest.Image(1)
-		r.register(im)
+		r.insert(im, nil)
+		r.readers.Remove("reader")
 		r.readers.Insert("liar", servertest.Card(servertest.Stranger(servertest.Image(1))), nil)
 		req := r.finished(r.ask(server.Deactivation{EID: im.EID, Timeout: 300 * time.Millisecond}))
 		assert.Equal(t, store.Expired, req.State)
@@ -300,7 +406,8 @@ func TestStrangerWithTheEID(t *testing.T) {
 	t.Run("another card, its EID changed on the way", func(t *testing.T) {
 		r := newRig(t)
 		im, other := servertest.Image(1), servertest.Image(2)
-		r.register(im)
+		r.insert(im, nil)
+		r.readers.Remove("reader")
 		c := servertest.Card(other)
 		r.readers.Insert("reader", c, func(capdu []byte, next servertest.Next) ([]byte, error) {
 			b, err := next(capdu)
@@ -344,7 +451,8 @@ func TestWrongKeysBackOff(t *testing.T) {
 func TestGarbage(t *testing.T) {
 	r := newRig(t)
 	im := servertest.Image(1)
-	r.register(im)
+	r.insert(im, nil)
+	r.readers.Remove("reader")
 	r.readers.Insert("reader", servertest.Card(im), func(capdu []byte, next servertest.Next) ([]byte, error) {
 		switch capdu[1] {
 		case 0xA4, 0xCA, 0x70: // enough to be taken for the card
@@ -552,12 +660,17 @@ func TestOperatorsAndTheirLimits(t *testing.T) {
 
 	im := servertest.Image(1)
 	im.Profiles = im.Profiles[:2]
-	_, err = r.RegisterCard(t.Context(), r.other, servertest.Record(im))
+	_, _, err = r.RegisterCard(t.Context(), r.other, servertest.Record(im))
 	assert.ErrorIs(t, err, server.ErrForbidden)
 	r.register(im)
-	_, err = r.RegisterCard(t.Context(), r.op, servertest.Record(im))
-	assert.ErrorIs(t, err, store.ErrExists)
-	_, err = r.RegisterCard(t.Context(), r.op, []byte(`{}`))
+	_, fresh, err := r.RegisterCard(t.Context(), r.op, servertest.Record(im))
+	assert.NoError(t, err)
+	assert.False(t, fresh, "it did before")
+	_, _, err = r.RegisterCard(t.Context(), r.op, servertest.Record(servertest.Stranger(servertest.Image(1))))
+	assert.ErrorIs(t, err, server.ErrOtherKeys)
+	_, _, err = r.RegisterCard(t.Context(), r.other, servertest.Record(servertest.Image(1)))
+	assert.ErrorIs(t, err, server.ErrForbidden, "it owns nothing in the record on file")
+	_, _, err = r.RegisterCard(t.Context(), r.op, []byte(`{}`))
 	assert.ErrorIs(t, err, server.ErrInvalid)
 	_, err = r.Card(t.Context(), r.other, im.EID)
 	assert.ErrorIs(t, err, store.ErrNotFound)
@@ -571,6 +684,17 @@ func TestOperatorsAndTheirLimits(t *testing.T) {
 
 	mixed := servertest.Image(2)
 	r.register(mixed)
+	_, err = r.Card(t.Context(), r.other, mixed.EID)
+	assert.ErrorIs(t, err, store.ErrNotFound, "it has not registered the card")
+	list, err := r.Cards(t.Context(), r.other, "", 10)
+	require.NoError(t, err)
+	assert.Empty(t, list)
+	_, fresh, err = r.RegisterCard(t.Context(), r.other, servertest.Record(mixed))
+	require.NoError(t, err)
+	assert.True(t, fresh)
+	list, err = r.Cards(t.Context(), r.other, "", 10)
+	require.NoError(t, err)
+	assert.Len(t, list, 1)
 	c, err := r.Card(t.Context(), r.other, mixed.EID)
 	require.NoError(t, err)
 	require.Len(t, c.Profiles, 1, "its own alone")
@@ -579,21 +703,106 @@ func TestOperatorsAndTheirLimits(t *testing.T) {
 	assert.ErrorIs(t, err, server.ErrInvalid)
 }
 
+// Whoever registers an EID first, with keys of its own, cannot make another
+// operator believe its signatures.
+func TestForgedCard(t *testing.T) {
+	r := newRig(t)
+	forged := servertest.Stranger(servertest.Image(1))
+	_, _, err := r.RegisterCard(t.Context(), r.other, servertest.Record(forged))
+	require.NoError(t, err)
+	r.readers.Insert("reader", servertest.Card(forged), nil)
+	r.seen(forged.EID)
+	r.settled(forged.EID)
+	req := r.ask(server.Deactivation{EID: forged.EID})
+	require.NotNil(t, req.Refusal)
+	assert.Equal(t, rules.CardRegistered, req.Refusal.Rule)
+	_, _, err = r.RegisterCard(t.Context(), r.op, servertest.Record(servertest.Image(1)))
+	assert.ErrorIs(t, err, server.ErrOtherKeys)
+	triple := servertest.Stranger(servertest.Image(1))
+	triple.Suites, triple.Policy.RequireTriple = []int{1, 3}, true
+	triple.Keys.Auth = servertest.Image(1).Keys.Auth
+	_, _, err = r.RegisterCard(t.Context(), r.op, servertest.Record(triple))
+	assert.ErrorIs(t, err, server.ErrOtherKeys)
+	_, err = r.SetDisableAllowed(t.Context(), r.op, forged.EID, forged.Profiles[0].ICCID, false)
+	assert.ErrorIs(t, err, store.ErrNotFound)
+	req = r.ask(server.Deactivation{EID: forged.EID})
+	require.NotNil(t, req.Refusal, "a registration that was refused changes nothing")
+}
+
 // Nothing secret is in the record: no private key, no session key, no token.
 func TestNothingSecretIsRecorded(t *testing.T) {
 	r := newRig(t)
+	require.NoError(t, r.stop())
+	drawn := &keptRand{} // RS and RK are among what the server draws
+	r.terminal.Rand = drawn
+	r.start()
+	_, token, err := server.AddOperator(t.Context(), r.store, "third", servertest.Owner)
+	require.NoError(t, err)
+	_, err = r.Authenticate(t.Context(), token)
+	require.NoError(t, err)
 	im := servertest.Image(1)
 	c := r.insert(im, nil)
-	r.finished(r.ask(server.Deactivation{EID: im.EID}))
+	require.Equal(t, store.Done, r.finished(r.ask(server.Deactivation{EID: im.EID})).State)
 	events, err := r.store.Events(t.Context(), 0, 1000)
 	require.NoError(t, err)
 	assert.True(t, slices.IsSortedFunc(events, func(a, b store.Event) int { return int(a.Seq - b.Seq) }))
-	for _, e := range events {
-		for k := range e.Detail {
-			assert.NotContains(t, []string{"token", "key", "rc", "rk", "rs"}, k)
-		}
-	}
 	r.sameAs(c.Image())
+	require.NoError(t, r.stop())
+	trail, err := json.Marshal(events)
+	require.NoError(t, err)
+	file, err := os.ReadFile(r.path()) // all of it: the last to close writes the log back
+	require.NoError(t, err)
+	everything := map[string][]byte{"events": trail, "log": []byte(r.log.String()), "record": file}
+	require.Contains(t, string(file), im.EID.String(), "the record is in the file")
+
+	secrets := map[string][]byte{"token": []byte(token)}
+	for i, b := range drawn.all() {
+		secrets[fmt.Sprintf("draw %d", i)] = b
+	}
+	require.GreaterOrEqual(t, len(secrets), 3)
+	var set struct {
+		Auth []string `json:"auth"`
+		Enc  string   `json:"enc"`
+	}
+	require.NoError(t, json.Unmarshal(servertest.KeySetFile(), &set))
+	for i, text := range append(set.Auth, set.Enc) {
+		block, _ := pem.Decode([]byte(text))
+		secrets[fmt.Sprintf("DER of key %d", i)] = block.Bytes
+		secrets[fmt.Sprintf("PEM of key %d", i)] = []byte(strings.Split(text, "\n")[8])
+	}
+	for where, b := range everything {
+		for what, secret := range secrets {
+			for form, s := range map[string]string{
+				"as it is": string(secret), "hexadecimal": hex.EncodeToString(secret), "HEXADECIMAL": strings.ToUpper(hex.EncodeToString(secret)),
+				"base64": base64.StdEncoding.EncodeToString(secret),
+			} {
+				assert.False(t, bytes.Contains(b, []byte(s)), "%s, %s, is in the %s", what, form, where)
+			}
+		}
+		assert.NotContains(t, string(b), "PRIVATE KEY", where)
+	}
+}
+
+// keptRand is random bytes that are kept.
+type keptRand struct {
+	mu    sync.Mutex
+	drawn [][]byte
+}
+
+func (k *keptRand) Read(b []byte) (int, error) {
+	n, err := rand.Read(b)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if n >= 8 { // a byte or two occur anywhere
+		k.drawn = append(k.drawn, bytes.Clone(b[:n]))
+	}
+	return n, err
+}
+
+func (k *keptRand) all() [][]byte {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.drawn)
 }
 
 func BenchmarkRequest(b *testing.B) {

@@ -27,6 +27,7 @@ type fixture struct {
 	testing.TB
 	api     *api.API
 	store   *store.Store
+	path    string // of its file
 	readers *servertest.Readers
 	token   string // of operator one, network Owner
 	other   string // of operator other, network Other
@@ -34,9 +35,9 @@ type fixture struct {
 }
 
 func newFixture(t testing.TB) *fixture {
-	f := &fixture{TB: t, readers: servertest.NewReaders()}
+	f := &fixture{TB: t, readers: servertest.NewReaders(), path: filepath.Join(t.TempDir(), "record.db")}
 	var err error
-	f.store, err = store.Open(t.Context(), filepath.Join(t.TempDir(), "record.db"))
+	f.store, err = store.Open(t.Context(), f.path)
 	require.NoError(t, err)
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
 	srv, err := server.New(server.Config{Store: f.store, Inventory: inventory.New(f.readers, log), Terminal: servertest.Terminal(), Log: log})
@@ -237,6 +238,10 @@ func TestNoOracle(t *testing.T) {
 	}
 	same("PATCH", profile(1, 0), profile(7, 0), `{"disable_allowed":true}`, f.third)
 	same("PATCH", profile(1, 0), profile(1, 9), `{"disable_allowed":true}`, f.other)
+	same("GET", "/v1/cards/"+eid, "/v1/cards/"+servertest.EID(7).String(), "", f.other)
+	same("PATCH", profile(1, 2), profile(7, 2), `{"disable_allowed":true}`, f.other)
+	require.Equal(t, http.StatusCreated, f.do("POST", "/v1/cards", f.other, string(servertest.Record(servertest.Image(1)))).Code)
+	same("PATCH", profile(1, 0), profile(1, 9), `{"disable_allowed":true}`, f.other)
 	var c api.Card
 	f.do("GET", "/v1/cards/"+eid, f.other, "").into(&c)
 	require.Len(t, c.Profiles, 1)
@@ -365,7 +370,11 @@ func TestBadCardRecords(t *testing.T) {
 	f.do("POST", "/v1/cards", f.third, string(good)).problem(http.StatusForbidden)
 	assert.Equal(t, before, f.count(), "nothing is recorded")
 	f.register(1)
-	f.do("POST", "/v1/cards", f.token, string(good)).problem(http.StatusConflict)
+	assert.Equal(t, http.StatusOK, f.do("POST", "/v1/cards", f.token, string(good)).Code, "again")
+	assert.Equal(t, http.StatusCreated, f.do("POST", "/v1/cards", f.other, string(good)).Code, "another operator of the same card")
+	forged := servertest.Record(servertest.Stranger(servertest.Image(1)))
+	p := f.do("POST", "/v1/cards", f.token, string(forged)).problem(http.StatusConflict)
+	assert.Contains(t, p.Detail, "registered with other keys")
 }
 
 func auth(m map[string]any, change func([]any) []any) {
@@ -404,6 +413,18 @@ func TestPages(t *testing.T) {
 	assert.Len(t, list.Deactivations, 1)
 }
 
+// A record that cannot be written is no server that can work.
+func TestHealthOfARecordThatCannotBeWritten(t *testing.T) {
+	f := newFixture(t)
+	require.Equal(t, http.StatusOK, f.do("GET", "/healthz", "", "").Code)
+	mend := servertest.Break(t, f.path, "INSERT ON events", "UPDATE ON health")
+	assert.Equal(t, http.StatusInternalServerError, f.do("POST", "/v1/cards", f.token, string(servertest.Record(servertest.Image(1)))).Code)
+	p := f.do("GET", "/healthz", "", "").problem(http.StatusServiceUnavailable)
+	assert.NotContains(t, p.Detail, "full")
+	mend()
+	assert.Equal(t, http.StatusOK, f.do("GET", "/healthz", "", "").Code)
+}
+
 func TestOpenAPI(t *testing.T) {
 	f := newFixture(t)
 	r := f.do("GET", "/openapi.json", "", "")
@@ -434,7 +455,7 @@ func TestOpenAPI(t *testing.T) {
 			}
 		}
 	}
-	assert.Len(t, ids, 10)
+	assert.Len(t, ids, 11)
 	// Every reference leads somewhere.
 	for _, part := range strings.Split(r.Body.String(), `"$ref":"`)[1:] {
 		ref, _, _ := strings.Cut(part, `"`)

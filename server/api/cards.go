@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"time"
 
@@ -89,6 +88,11 @@ func cardOf(c *store.Card) Card {
 
 type cardReply struct{ Body Card }
 
+type registeredReply struct {
+	Status int
+	Body   Card
+}
+
 // EIDPath is the card that a path names.
 type EIDPath struct {
 	EID string `path:"eid" minLength:"32" maxLength:"32" pattern:"^[0-9]{32}$" doc:"EID, 32 digits"`
@@ -113,28 +117,29 @@ func located(err error, where string) error {
 func (a *API) registerCards() {
 	huma.Register(a.huma, secured(huma.Operation{
 		OperationID: "register-card", Method: http.MethodPost, Path: "/v1/cards", DefaultStatus: http.StatusCreated,
-		Summary:     "Register a card",
-		Description: "The operator must own one of the card's profiles. A card is registered once.",
-		Errors:      []int{http.StatusBadRequest, http.StatusForbidden, http.StatusConflict},
-	}), func(ctx context.Context, in *struct{ Body CardRecord }) (*cardReply, error) {
+		Summary: "Register a card",
+		Description: "The operator must own one of the card's profiles. Each operator that acts on a card registers it, and so vouches for its keys: " +
+			"with other keys, suites or policy than those on file it is refused (409). 201: registered; 200: this operator had registered it already.",
+		Errors: []int{http.StatusBadRequest, http.StatusForbidden, http.StatusConflict},
+	}), func(ctx context.Context, in *struct{ Body CardRecord }) (*registeredReply, error) {
 		record, err := json.Marshal(in.Body)
 		if err != nil {
 			return nil, a.problem(ctx, err)
 		}
-		op := operator(ctx)
-		if _, err = a.server.RegisterCard(ctx, op, record); err != nil {
-			p := a.problem(ctx, err)
-			if errors.Is(err, store.ErrExists) {
-				p.Detail = "a card with this EID is registered already"
-			}
-			return nil, p
+		c, fresh, err := a.server.RegisterCard(ctx, operator(ctx), record)
+		if err != nil {
+			return nil, a.problem(ctx, err)
 		}
-		return a.card(ctx, in.Body.EID)
+		status := http.StatusCreated
+		if !fresh {
+			status = http.StatusOK
+		}
+		return &registeredReply{status, cardOf(c)}, nil
 	})
 
 	huma.Register(a.huma, secured(huma.Operation{
 		OperationID: "list-cards", Method: http.MethodGet, Path: "/v1/cards",
-		Summary: "List the cards in which the operator owns a profile", Errors: []int{http.StatusBadRequest},
+		Summary: "List the cards that the operator registered and owns a profile in", Errors: []int{http.StatusBadRequest},
 	}), func(ctx context.Context, in *struct {
 		After string `query:"after" maxLength:"32" pattern:"^[0-9]*$" doc:"EIDs after this one"`
 		Limit int    `query:"limit" minimum:"1" maximum:"100" default:"50"`
@@ -157,6 +162,22 @@ func (a *API) registerCards() {
 		OperationID: "get-card", Method: http.MethodGet, Path: "/v1/cards/{eid}", Summary: "A card's record",
 		Errors: []int{http.StatusNotFound},
 	}), func(ctx context.Context, in *EIDPath) (*cardReply, error) { return a.card(ctx, in.EID) })
+
+	huma.Register(a.huma, secured(huma.Operation{
+		OperationID: "refresh-card", Method: http.MethodPost, Path: "/v1/cards/{eid}/refresh",
+		Summary: "Read the card's state anew", Errors: []int{http.StatusNotFound},
+		Description: "For a card that something else changed. Where it is in no reader, or does not answer in time, the reply says unsettled, and it is read once it is there.",
+	}), func(ctx context.Context, in *EIDPath) (*cardReply, error) {
+		eid, err := in.parse()
+		if err != nil {
+			return nil, err
+		}
+		c, err := a.server.Refresh(ctx, operator(ctx), eid)
+		if err != nil {
+			return nil, a.cardProblem(ctx, err)
+		}
+		return &cardReply{cardOf(c)}, nil
+	})
 
 	huma.Register(a.huma, secured(huma.Operation{
 		OperationID: "set-policy", Method: http.MethodPatch, Path: "/v1/cards/{eid}/profiles/{iccid}",

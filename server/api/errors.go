@@ -41,6 +41,8 @@ func (a *API) problem(ctx context.Context, err error) *Problem {
 		return newProblem(http.StatusUnauthorized, "a valid bearer token is needed: Authorization: Bearer <token>")
 	case errors.Is(err, server.ErrForbidden):
 		return newProblem(http.StatusForbidden, err.Error())
+	case errors.Is(err, server.ErrOtherKeys):
+		return newProblem(http.StatusConflict, server.ErrOtherKeys.Error())
 	case errors.Is(err, server.ErrInvalid):
 		return newProblem(http.StatusUnprocessableEntity, err.Error())
 	case errors.Is(err, store.ErrKeyReused):

@@ -16,7 +16,7 @@ type Health struct {
 type Reader struct {
 	Name string `json:"name"`
 	Card bool   `json:"card" doc:"A card is in it"`
-	EID  string `json:"eid,omitempty" doc:"As the card claims it, where the operator owns a profile of that card"`
+	EID  string `json:"eid,omitempty" doc:"As the card claims it, where the operator registered that card and owns a profile of it"`
 }
 
 // ReaderList is all readers of the server.
@@ -31,7 +31,7 @@ func (a *API) registerOperations() {
 	}, func(ctx context.Context, _ *struct{}) (*struct{ Body Health }, error) {
 		if err := a.server.Ready(ctx); err != nil {
 			a.log.Error("not ready", "error", err)
-			return nil, newProblem(http.StatusServiceUnavailable, "the record cannot be reached")
+			return nil, newProblem(http.StatusServiceUnavailable, "the record cannot be written")
 		}
 		return &struct{ Body Health }{Health{Status: "ok"}}, nil
 	})

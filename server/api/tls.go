@@ -19,6 +19,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 )
 
@@ -90,6 +91,13 @@ func loadKey(path string) (*ecdsa.PrivateKey, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s holds a private key and has mode %04o; run: chmod 600 %s", path, info.Mode().Perm(), path)
 	}
 	block, _ := pem.Decode(b)
 	if block == nil {

@@ -69,3 +69,18 @@ func TestBadKeyFile(t *testing.T) {
 		})
 	}
 }
+
+// Others must not be able to read the key that clients pin.
+func TestKeyFileOthersCanRead(t *testing.T) {
+	dir := t.TempDir()
+	_, _, err := api.Certificate(dir, time.Now())
+	require.NoError(t, err)
+	for _, mode := range []os.FileMode{0o644, 0o640, 0o604} {
+		require.NoError(t, os.Chmod(filepath.Join(dir, "tls.key"), mode))
+		_, _, err = api.Certificate(dir, time.Now())
+		assert.ErrorContains(t, err, "chmod 600")
+	}
+	require.NoError(t, os.Chmod(filepath.Join(dir, "tls.key"), 0o400))
+	_, _, err = api.Certificate(dir, time.Now())
+	assert.NoError(t, err)
+}

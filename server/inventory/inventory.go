@@ -24,8 +24,8 @@ const (
 	readTimeout = 10 * time.Second // for one reading of an EID
 	minBackoff  = 100 * time.Millisecond
 	maxBackoff  = 30 * time.Second
-	// maxRefusals is how often a card may refuse to say its EID before it
-	// counts as none of ours, until it is inserted again.
+	// maxRefusals is how often a card may refuse to say its EID before it is
+	// asked at maxBackoff only: it is hardly one of ours.
 	maxRefusals = 4
 )
 
@@ -36,7 +36,7 @@ type Inventory struct {
 
 	mu       sync.Mutex
 	slots    map[string]*slot
-	appeared func(id.EID)
+	appeared func(id.EID, uint32)
 	reading  sync.WaitGroup
 }
 
@@ -53,12 +53,13 @@ type slot struct {
 
 // New makes an inventory of a source's readers.
 func New(source reader.Source, log *slog.Logger) *Inventory {
-	return &Inventory{source: source, log: log, slots: map[string]*slot{}, appeared: func(id.EID) {}}
+	return &Inventory{source: source, log: log, slots: map[string]*slot{}, appeared: func(id.EID, uint32) {}}
 }
 
-// Notify sets the function that is called whenever a card's EID becomes known.
-// It must not block. It is set before Run.
-func (inv *Inventory) Notify(appeared func(id.EID)) { inv.appeared = appeared }
+// Notify sets the function that is called whenever a card's EID becomes known,
+// with its event counter: like the EID a hint. It must not block. It is set
+// before Run.
+func (inv *Inventory) Notify(appeared func(eid id.EID, counter uint32)) { inv.appeared = appeared }
 
 // Run watches the readers until ctx ends and returns ctx's error.
 func (inv *Inventory) Run(ctx context.Context) error {
@@ -106,9 +107,20 @@ func (s *slot) forget() {
 
 // identify reads the EID of the card in s until it is known or ctx ends.
 func (inv *Inventory) identify(ctx context.Context, s *slot) {
-	wait, refusals := minBackoff, 0
+	wait, refusals, warned := minBackoff, 0, false
 	for {
-		eid, err := inv.readEID(ctx, s)
+		var eid id.EID
+		var counter uint32
+		err := inv.read(ctx, s, func(ctx context.Context, ch *apdu.Channel) (err error) {
+			if eid, err = card.ReadEID(ctx, ch); err != nil {
+				return err
+			}
+			info, err := card.ReadInfo(ctx, ch)
+			if err == nil {
+				counter = info.EventCounter
+			}
+			return err
+		})
 		if err == nil {
 			inv.mu.Lock()
 			// The card may have left, and another come, meanwhile.
@@ -119,7 +131,7 @@ func (inv *Inventory) identify(ctx context.Context, s *slot) {
 			inv.mu.Unlock()
 			if current {
 				inv.log.Info("card identified", "reader", s.name, "eid", eid)
-				inv.appeared(eid)
+				inv.appeared(eid, counter)
 			}
 			return
 		}
@@ -130,11 +142,14 @@ func (inv *Inventory) identify(ctx context.Context, s *slot) {
 		if errors.As(err, &refused) || errors.Is(err, card.ErrMalformed) {
 			refusals++
 		}
-		if refusals == maxRefusals {
-			inv.log.Info("card does not tell an EID: not one of ours", "reader", s.name, "error", err)
-			return
+		if refusals >= maxRefusals {
+			wait = maxBackoff
 		}
-		inv.log.Debug("EID not read yet", "reader", s.name, "error", err, "again", wait)
+		level := slog.LevelDebug
+		if !warned && (wait >= time.Second || refusals > 0) {
+			level, warned = slog.LevelWarn, true // once for each card
+		}
+		inv.log.Log(ctx, level, "card not identified yet", "reader", s.name, "error", err, "again", wait)
 		select {
 		case <-ctx.Done():
 			return
@@ -144,12 +159,13 @@ func (inv *Inventory) identify(ctx context.Context, s *slot) {
 	}
 }
 
-func (inv *Inventory) readEID(ctx context.Context, s *slot) (eid id.EID, err error) {
+// read shares the card in s for one reading.
+func (inv *Inventory) read(ctx context.Context, s *slot, what func(context.Context, *apdu.Channel) error) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	conn, err := inv.open(ctx, s, reader.Shared)
 	if err != nil {
-		return id.EID{}, err
+		return err
 	}
 	defer func() {
 		if cerr := conn.Close(); cerr != nil {
@@ -163,13 +179,13 @@ func (inv *Inventory) readEID(ctx context.Context, s *slot) (eid id.EID, err err
 		if own, err := ch.Open(ctx); err == nil {
 			ch = own
 			defer func() {
-				if cerr := own.Close(ctx); cerr != nil && err == nil {
+				if cerr := own.Close(ctx); cerr != nil {
 					inv.log.Debug("channel not closed", "reader", s.name, "error", cerr)
 				}
 			}()
 		}
 	}
-	return card.ReadEID(ctx, ch)
+	return what(ctx, ch)
 }
 
 // open waits for the reader's place and connects.

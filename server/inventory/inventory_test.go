@@ -4,8 +4,10 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -21,7 +23,7 @@ import (
 func start(t *testing.T, source reader.Source) (*inventory.Inventory, <-chan id.EID) {
 	inv := inventory.New(source, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	seen := make(chan id.EID, 16)
-	inv.Notify(func(eid id.EID) { seen <- eid })
+	inv.Notify(func(eid id.EID, _ uint32) { seen <- eid })
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- inv.Run(ctx) }()
@@ -129,4 +131,77 @@ func (muteSource) Watch(ctx context.Context, fn func(reader.Event)) error {
 	fn(reader.Event{Kind: reader.CardInserted, Reader: reader.Reader{Name: "mute", Card: true, Mute: true}})
 	<-ctx.Done()
 	return ctx.Err()
+}
+
+// A card that refuses for long is asked at longer intervals, not given up; the
+// log warns once of each.
+func TestCardThatRefusesForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		readers := servertest.NewReaders()
+		var fails atomic.Int32
+		readers.Insert("odd", servertest.Card(servertest.Image(1)), func(capdu []byte, next servertest.Next) ([]byte, error) {
+			if fails.Add(1) <= 20 {
+				return []byte{0x6F, 0x00}, nil
+			}
+			return next(capdu)
+		})
+		var log strings.Builder
+		inv := inventory.New(readers, slog.New(slog.NewTextHandler(&log, nil)))
+		seen := make(chan id.EID, 1)
+		inv.Notify(func(eid id.EID, _ uint32) { seen <- eid })
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- inv.Run(ctx) }()
+		began := time.Now()
+		assert.Equal(t, servertest.EID(1), <-seen)
+		assert.Greater(t, time.Since(began), time.Minute, "on the clock of the test")
+		cancel()
+		<-ended
+		assert.Equal(t, 1, strings.Count(log.String(), "card not identified yet"), "%s", log.String())
+		assert.Contains(t, log.String(), "level=WARN")
+	})
+}
+
+// tapped hands out what it is watched with.
+type tapped struct {
+	*servertest.Readers
+	fn chan func(reader.Event)
+}
+
+func (s tapped) Watch(ctx context.Context, fn func(reader.Event)) error {
+	s.fn <- fn
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// The EID of a card that left while it was read is not that of what comes.
+func TestCardThatLeavesWhileItIsRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := tapped{servertest.NewReaders(), make(chan func(reader.Event), 1)}
+		read, left := make(chan struct{}), make(chan struct{})
+		source.Insert("r", servertest.Card(servertest.Image(1)), func(capdu []byte, next servertest.Next) ([]byte, error) {
+			b, err := next(capdu)
+			if capdu[1] == 0xCA && capdu[3] == 0xE1 { // the last thing that is read
+				close(read)
+				<-left
+			}
+			return b, err
+		})
+		inv := inventory.New(source, slog.New(slog.DiscardHandler))
+		var seen atomic.Int32
+		inv.Notify(func(id.EID, uint32) { seen.Add(1) })
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- inv.Run(ctx) }()
+		tell := <-source.fn
+		tell(reader.Event{Kind: reader.CardInserted, Reader: reader.Reader{Name: "r", Card: true}})
+		<-read
+		tell(reader.Event{Kind: reader.CardRemoved, Reader: reader.Reader{Name: "r"}})
+		close(left)
+		synctest.Wait()
+		assert.Empty(t, inv.Readers(servertest.EID(1)))
+		assert.Zero(t, seen.Load())
+		cancel()
+		<-ended
+	})
 }

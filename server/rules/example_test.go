@@ -12,7 +12,7 @@ func Example() {
 	owner, _ := id.ParseMCCMNC("46011")
 	d := rules.First().Evaluate(rules.Input{
 		Operator: &rules.Operator{Name: "example", MCCMNC: owner},
-		Card:     &rules.Card{Profiles: []rules.Profile{{ICCID: iccid, Owner: owner, Enabled: true, DisableAllowed: false}}},
+		Card:     &rules.Card{Registered: true, Profiles: []rules.Profile{{ICCID: iccid, Owner: owner, Enabled: true, DisableAllowed: false}}},
 	})
 	fmt.Println(d.Face)
 	// Output: the profile's policy (POL2) does not allow that it is disabled (rule pol2-disable-allowed, 8.2.3/3.8)

@@ -21,8 +21,8 @@ const (
 	refused         = "3.8"
 )
 
-// First is the first set of rules: the operator is known, the card is
-// registered, the profile is there and the operator's, its recorded state is
+// First is the first set of rules: the operator is known and registered the
+// card, the profile is there and the operator's, its recorded state is
 // enabled, and its POL2 allows that it is disabled.
 func First() Set {
 	return Set{
@@ -38,10 +38,16 @@ func First() Set {
 		{
 			Name: CardRegistered, SubjectCode: subjectCard, ReasonCode: unknownEUICC,
 			Check: func(in *Input) string {
-				if in.Card == nil {
+				switch {
+				case in.Card == nil:
 					return unknownCard
+				case !in.Card.Registered:
+					return "the operator has not registered the card"
 				}
 				return ""
+			},
+			Face: func(*Input) *Refusal {
+				return &Refusal{Rule: CardRegistered, SubjectCode: subjectCard, ReasonCode: unknownEUICC, Text: unknownCard}
 			},
 		},
 		{

@@ -23,7 +23,12 @@ type Operator struct {
 }
 
 // Card is the record of the card that is meant.
-type Card struct{ Profiles []Profile }
+type Card struct {
+	// Registered says that the operator itself registered the card, and so
+	// vouches for its keys.
+	Registered bool
+	Profiles   []Profile
+}
 
 // Profile is the record of one of its profiles.
 type Profile struct {

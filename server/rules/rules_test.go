@@ -26,7 +26,7 @@ func TestFirst(t *testing.T) {
 	nobodys := iccid(t, "89860000000000000059")
 	a, b, c := plmn(t, "46011"), plmn(t, "26201"), plmn(t, "00101")
 	card := func(change ...func(*Card)) *Card {
-		out := &Card{Profiles: []Profile{
+		out := &Card{Registered: true, Profiles: []Profile{
 			{ICCID: mine, Owner: a, Enabled: true, DisableAllowed: true},
 			{ICCID: other, Owner: a, DisableAllowed: true},
 			{ICCID: foreign, Owner: b, DisableAllowed: true},
@@ -38,6 +38,7 @@ func TestFirst(t *testing.T) {
 		return out
 	}
 	pol2 := func(c *Card) { c.Profiles[0].DisableAllowed = false }
+	unregistered := func(c *Card) { c.Registered = false }
 	foreignEnabled := func(c *Card) { c.Profiles[0].Enabled, c.Profiles[2].Enabled = false, true }
 	noneOn := func(c *Card) { c.Profiles[0].Enabled = false }
 	op := func(m id.MCCMNC) *Operator { return &Operator{Name: "op", MCCMNC: m} }
@@ -54,6 +55,8 @@ func TestFirst(t *testing.T) {
 		{"allowed, the enabled one", Input{Operator: op(a), Card: card()}, "", "", "", &mine},
 		{"nobody", Input{ICCID: &mine, Card: card()}, OperatorKnown, "1.1/1.2", OperatorKnown, &mine},
 		{"unknown card", Input{Operator: op(a), ICCID: &mine}, CardRegistered, "8.1.1/1.1", CardRegistered, &mine},
+		{"registered by others", Input{Operator: op(a), ICCID: &mine, Card: card(unregistered)}, CardRegistered, "8.1.1/1.1", CardRegistered, &mine},
+		{"registered by others, no profile named", Input{Operator: op(a), Card: card(unregistered)}, CardRegistered, "8.1.1/1.1", CardRegistered, nil},
 		{"unknown card, no profile named", Input{Operator: op(a)}, CardRegistered, "8.1.1/1.1", CardRegistered, nil},
 		{"unknown profile", Input{Operator: op(a), ICCID: &nobodys, Card: card()}, ProfileKnown, "8.2.1/3.9", ProfileKnown, &nobodys},
 		{"profile that left the card", Input{Operator: op(a), ICCID: &gone, Card: card()}, ProfileKnown, "8.2.1/3.9", ProfileKnown, &gone},

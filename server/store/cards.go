@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -44,8 +45,10 @@ type Card struct {
 	Profiles     []Profile
 	// Unsettled says that the card may be in another state than the recorded
 	// one, until GET STATUS is read.
-	Unsettled    bool
-	RegisteredBy int64
+	Unsettled bool
+	// RegisteredBy is the operators that vouch for the card's keys, in the order
+	// in which they registered it.
+	RegisteredBy []int64
 	RegisteredAt time.Time
 	UpdatedAt    time.Time
 }
@@ -60,8 +63,9 @@ func (c *Card) Profile(iccid id.ICCID) *Profile {
 	return nil
 }
 
-// RegisterCard adds a card and its profiles in the name of an operator. The
-// error matches ErrExists where the EID is registered.
+// RegisterCard adds a card and its profiles in the name of an operator. What is
+// said of its state is unsettled. The error matches ErrExists where the EID is
+// registered.
 func (s *Store) RegisterCard(ctx context.Context, operator int64, c Card) error {
 	return s.write(ctx, func(tx *sql.Tx) error {
 		var taken bool
@@ -73,7 +77,7 @@ func (s *Store) RegisterCard(ctx context.Context, operator int64, c Card) error 
 		}
 		now := millis(s.now())
 		_, err := tx.ExecContext(ctx,
-			`INSERT INTO cards (eid, public_keys, event_counter, registered_by, registered_at, updated_at) VALUES (?, ?, ?, ?, ?, ?)`,
+			`INSERT INTO cards (eid, public_keys, event_counter, unsettled, registered_by, registered_at, updated_at) VALUES (?, ?, ?, 1, ?, ?, ?)`,
 			c.EID.String(), []byte(c.PublicKeys), c.EventCounter, operator, now, now)
 		if err != nil {
 			return fmt.Errorf("store: %w", err)
@@ -85,11 +89,39 @@ func (s *Store) RegisterCard(ctx context.Context, operator int64, c Card) error 
 				return err
 			}
 		}
-		return s.addEvent(ctx, tx, Event{
-			Kind: "card registered", EID: &c.EID, Operator: operator, Internal: true,
-			Detail: map[string]any{"event_counter": c.EventCounter, "profiles": iccids},
-		})
+		_, err = s.vouch(ctx, tx, operator, c.EID, map[string]any{"event_counter": c.EventCounter, "profiles": iccids})
+		return err
 	})
+}
+
+// Vouch adds an operator to those that vouch for the keys of a card that is
+// registered; fresh says that it did not before. The error matches ErrNotFound
+// where there is no such card with a profile of the operator's.
+func (s *Store) Vouch(ctx context.Context, op Operator, eid id.EID) (fresh bool, err error) {
+	err = s.write(ctx, func(tx *sql.Tx) error {
+		var owns bool
+		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM profiles WHERE eid = ? AND mccmnc = ?)`,
+			eid.String(), op.MCCMNC.String()).Scan(&owns); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+		if !owns {
+			return fmt.Errorf("%w: a profile of operator %s in card %s", ErrNotFound, op.MCCMNC, eid)
+		}
+		fresh, err = s.vouch(ctx, tx, op.ID, eid, nil)
+		return err
+	})
+	return fresh, err
+}
+
+func (s *Store) vouch(ctx context.Context, tx *sql.Tx, operator int64, eid id.EID, detail map[string]any) (fresh bool, err error) {
+	res, err := tx.ExecContext(ctx, `INSERT INTO registrations (eid, operator_id, registered_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
+		eid.String(), operator, millis(s.now()))
+	if err := oneRow(res, err, ErrExists); errors.Is(err, ErrExists) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	return true, s.addEvent(ctx, tx, Event{Kind: "card registered", EID: &eid, Operator: operator, Internal: true, Detail: detail})
 }
 
 func insertProfile(ctx context.Context, q querier, eid id.EID, position int, p Profile) error {
@@ -109,11 +141,12 @@ func (s *Store) Card(ctx context.Context, eid id.EID) (*Card, error) { return re
 
 func readCard(ctx context.Context, q querier, eid id.EID) (*Card, error) {
 	c := &Card{EID: eid}
-	var keys []byte
+	var keys, registrants []byte
 	var registered, updated int64
 	// One statement, so that counter and profiles are of one moment.
 	rows, err := q.QueryContext(ctx,
-		`SELECT c.public_keys, c.event_counter, c.unsettled, c.registered_by, c.registered_at, c.updated_at,
+		`SELECT c.public_keys, c.event_counter, c.unsettled, c.registered_at, c.updated_at,
+		        (SELECT json_group_array(operator_id ORDER BY rowid) FROM registrations WHERE eid = c.eid),
 		        p.iccid, p.mccmnc, p.state, p.class, p.provider, p.name, p.ppr1, p.ppr2, p.fallback, p.disable_allowed
 		 FROM cards c LEFT JOIN profiles p ON p.eid = c.eid WHERE c.eid = ? ORDER BY p.position`, eid.String())
 	if err != nil {
@@ -126,7 +159,7 @@ func readCard(ctx context.Context, q querier, eid id.EID) (*Card, error) {
 			iccid, mccmnc, state, class, provider, name sql.NullString
 			ppr1, ppr2, fallback, allowed               sql.NullBool
 		)
-		if err := rows.Scan(&keys, &c.EventCounter, &c.Unsettled, &c.RegisteredBy, &registered, &updated,
+		if err := rows.Scan(&keys, &c.EventCounter, &c.Unsettled, &registered, &updated, &registrants,
 			&iccid, &mccmnc, &state, &class, &provider, &name, &ppr1, &ppr2, &fallback, &allowed); err != nil {
 			return nil, fmt.Errorf("store: %w", err)
 		}
@@ -151,13 +184,16 @@ func readCard(ctx context.Context, q querier, eid id.EID) (*Card, error) {
 	if n == 0 {
 		return nil, fmt.Errorf("%w: card %s", ErrNotFound, eid)
 	}
+	if err := json.Unmarshal(registrants, &c.RegisteredBy); err != nil {
+		return nil, fmt.Errorf("store: card %s: %w", eid, err)
+	}
 	c.PublicKeys, c.RegisteredAt, c.UpdatedAt = keys, fromMillis(registered), fromMillis(updated)
 	return c, nil
 }
 
-// CardsOf lists the EIDs of the cards in which owner has a profile, in
-// ascending order after the EID after, at most limit.
-func (s *Store) CardsOf(ctx context.Context, owner id.MCCMNC, after string, limit int) ([]id.EID, error) {
+// CardsOf lists the EIDs of the cards that an operator registered and owns a
+// profile in, in ascending order after the EID after, at most limit.
+func (s *Store) CardsOf(ctx context.Context, op Operator, after string, limit int) ([]id.EID, error) {
 	scan := func(row scanner) (id.EID, error) {
 		var text string
 		if err := row.Scan(&text); err != nil {
@@ -166,17 +202,20 @@ func (s *Store) CardsOf(ctx context.Context, owner id.MCCMNC, after string, limi
 		return id.ParseEID(text)
 	}
 	return collect(ctx, s.db, scan,
-		`SELECT DISTINCT eid FROM profiles WHERE mccmnc = ? AND eid > ? ORDER BY eid LIMIT ?`,
-		owner.String(), after, limit)
+		`SELECT eid FROM registrations r WHERE operator_id = ? AND eid > ?
+		 AND EXISTS (SELECT 1 FROM profiles p WHERE p.eid = r.eid AND p.mccmnc = ?) ORDER BY eid LIMIT ?`,
+		op.ID, after, op.MCCMNC.String(), limit)
 }
 
 // SetDisableAllowed sets a profile's POL2 in the name of an operator that owns
-// it. The error matches ErrNotFound where the card, or a profile of that
-// owner's in it, is not there.
+// it and registered the card. The error matches ErrNotFound where there is no
+// such card, or no profile of that owner's in it.
 func (s *Store) SetDisableAllowed(ctx context.Context, op Operator, eid id.EID, iccid id.ICCID, allowed bool) error {
 	return s.write(ctx, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE profiles SET disable_allowed = ? WHERE eid = ? AND iccid = ? AND mccmnc = ?`,
-			allowed, eid.String(), iccid.String(), op.MCCMNC.String())
+		res, err := tx.ExecContext(ctx,
+			`UPDATE profiles SET disable_allowed = ? WHERE eid = ? AND iccid = ? AND mccmnc = ?
+			 AND EXISTS (SELECT 1 FROM registrations r WHERE r.eid = profiles.eid AND r.operator_id = ?)`,
+			allowed, eid.String(), iccid.String(), op.MCCMNC.String(), op.ID)
 		if err := oneRow(res, err, ErrNotFound); err != nil {
 			return err
 		}
@@ -273,6 +312,18 @@ func (s *Store) apply(ctx context.Context, tx *sql.Tx, eid id.EID, c CardState) 
 // RecordCard writes what a card said of itself where no request ends by it.
 func (s *Store) RecordCard(ctx context.Context, eid id.EID, c CardState) error {
 	return s.write(ctx, func(tx *sql.Tx) error { return s.apply(ctx, tx, eid, c) })
+}
+
+// Unsettle says that a card may be in another state than the recorded one; why
+// goes into the audit trail.
+func (s *Store) Unsettle(ctx context.Context, eid id.EID, why Event) error {
+	return s.write(ctx, func(tx *sql.Tx) error {
+		if err := s.unsettle(ctx, tx, eid); err != nil {
+			return err
+		}
+		why.EID = &eid
+		return s.addEvent(ctx, tx, why)
+	})
 }
 
 func (s *Store) unsettle(ctx context.Context, tx *sql.Tx, eid id.EID) error {

@@ -52,11 +52,6 @@ func (s *Store) addEvent(ctx context.Context, q querier, e Event) error {
 	return nil
 }
 
-// AddEvent appends an event to the audit trail.
-func (s *Store) AddEvent(ctx context.Context, e Event) error {
-	return s.write(ctx, func(tx *sql.Tx) error { return s.addEvent(ctx, tx, e) })
-}
-
 const eventColumns = `seq, at, kind, request_id, eid, operator_id, internal, detail`
 
 func scanEvent(row scanner) (Event, error) {

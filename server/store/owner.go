@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // ErrInUse says that another server works on this record.
@@ -16,14 +20,28 @@ var ErrInUse = errors.New("store: another server works on this record")
 func (s *Store) Own(ctx context.Context) (release func() error, err error) {
 	// A lock of a database file of its own: it works wherever SQLite does, and
 	// the system takes it away from a process that dies.
-	db, err := openFile(s.path+".owner", url.Values{"_pragma": {"busy_timeout(0)"}, "_txlock": {"exclusive"}})
+	path := s.path + ".owner"
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	db, err := openFile(path, url.Values{"_pragma": {"busy_timeout(0)"}, "_txlock": {"exclusive"}})
 	if err != nil {
 		return nil, err
 	}
 	// The transaction must outlive ctx.
 	tx, err := db.BeginTx(context.WithoutCancel(ctx), nil)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: %w", ErrInUse, err), db.Close())
+		var e *sqlite.Error
+		if errors.As(err, &e) && e.Code()&0xFF == sqlite3.SQLITE_BUSY {
+			err = fmt.Errorf("%w: %s is locked", ErrInUse, path)
+		} else {
+			err = fmt.Errorf("store: %s: %w", path, err)
+		}
+		return nil, errors.Join(err, db.Close())
 	}
 	return func() error { return errors.Join(tx.Rollback(), db.Close()) }, nil
 }

@@ -152,7 +152,7 @@ func (s *Store) Submit(ctx context.Context, sub Submission, decide func(*Card) V
 		}
 		step := Event{Kind: string(state), Operator: sub.Operator.ID}
 		if v.Refusal != nil {
-			step.Detail = map[string]any{"by": "rule", "rule": refusal.Rule, "subject_code": refusal.SubjectCode, "reason_code": refusal.ReasonCode, "text": refusal.Text}
+			step.Detail = v.Refusal.detail()
 		} else {
 			step.Detail = map[string]any{"deadline": r.Deadline}
 			if r.ICCID != nil {
@@ -302,8 +302,25 @@ func (s *Store) move(ctx context.Context, request id.RequestID, to State, step E
 // nil the command with this expected event counter counts as sent. It holds
 // only for a request that is being authenticated and whose deadline has not
 // passed; else the error matches ErrState and nothing may be sent.
-func (s *Store) MarkSending(ctx context.Context, request id.RequestID, counter uint32, step Event) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
+//
+// decide gets the card's record of that moment and says for the last time
+// whether it may be sent. A refusal ends the request: the error matches
+// ErrRefused.
+func (s *Store) MarkSending(ctx context.Context, request id.RequestID, counter uint32, step Event, decide func(*Card) Verdict) error {
+	var v Verdict
+	err := s.write(ctx, func(tx *sql.Tx) error {
+		r, err := readRequest(ctx, tx, request)
+		if err != nil {
+			return err
+		}
+		c, err := readCard(ctx, tx, r.EID)
+		if err != nil {
+			return err
+		}
+		if v = decide(c); v.Refusal != nil {
+			_, err := s.finish(ctx, tx, request, v.Outcome())
+			return err
+		}
 		now := millis(s.now())
 		res, err := tx.ExecContext(ctx,
 			`UPDATE deactivations SET state = 'sending', sent_at = ?, counter = ?, updated_at = ?
@@ -312,12 +329,25 @@ func (s *Store) MarkSending(ctx context.Context, request id.RequestID, counter u
 		if err := oneRow(res, err, fmt.Errorf("%w: not to be sent", ErrState)); err != nil {
 			return err
 		}
-		r, err := readRequest(ctx, tx, request)
-		if err != nil {
-			return err
-		}
 		return s.addStep(ctx, tx, r, step)
 	})
+	if err == nil && v.Refusal != nil {
+		return fmt.Errorf("%w: %s", ErrRefused, v.Refusal.Text)
+	}
+	return err
+}
+
+// Outcome is how a request ends that was not sent and is refused.
+func (v Verdict) Outcome() Outcome {
+	return Outcome{State: Refused, Refusal: v.Refusal, Steps: []Event{
+		{Kind: "decision", Internal: true, Detail: v.Audit},
+		{Kind: string(Refused), Detail: v.Refusal.detail()},
+	}}
+}
+
+// detail is a refusal in a step.
+func (f *Refusal) detail() map[string]any {
+	return map[string]any{"by": "rule", "rule": f.Rule, "subject_code": f.SubjectCode, "reason_code": f.ReasonCode, "text": f.Text}
 }
 
 // Outcome is how a request ends.
@@ -339,52 +369,56 @@ type Outcome struct {
 // ErrState where the request does not allow the outcome.
 func (s *Store) Finish(ctx context.Context, request id.RequestID, o Outcome) (Request, error) {
 	var r Request
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		var err error
-		if r, err = readRequest(ctx, tx, request); err != nil {
-			return err
-		}
-		if !allows(r, o) {
-			return fmt.Errorf("%w: %s, not to be %s", ErrState, r.State, o.State)
-		}
-		now := millis(s.now())
-		if f := o.Refusal; f != nil {
-			o.Detail = f.Text
-			if _, err := tx.ExecContext(ctx, `UPDATE deactivations SET rule = ?, subject_code = ?, reason_code = ? WHERE id = ?`,
-				f.Rule, f.SubjectCode, f.ReasonCode, request.String()); err != nil {
-				return fmt.Errorf("store: %w", err)
-			}
-		}
-		if a := o.Answer; a != nil {
-			if _, err := tx.ExecContext(ctx,
-				`UPDATE deactivations SET result = ?, status_word = ?, suite = ?, card_counter = ?, command = ?, response = ?, receipt = ? WHERE id = ?`,
-				a.Result, a.SW, a.Suite, a.EventCounter, a.Command, a.Response, a.Receipt, request.String()); err != nil {
-				return fmt.Errorf("store: %w", err)
-			}
-		}
-		if _, err := tx.ExecContext(ctx, `UPDATE deactivations SET state = ?, detail = ?, updated_at = ?, finished_at = ? WHERE id = ?`,
-			string(o.State), o.Detail, now, now, request.String()); err != nil {
-			return fmt.Errorf("store: %w", err)
-		}
-		if o.Card != nil {
-			if err := s.apply(ctx, tx, r.EID, *o.Card); err != nil {
-				return err
-			}
-		}
-		if o.Unsettled {
-			if err := s.unsettle(ctx, tx, r.EID); err != nil {
-				return err
-			}
-		}
-		for _, e := range o.Steps {
-			if err := s.addStep(ctx, tx, r, e); err != nil {
-				return err
-			}
-		}
-		r, err = readRequest(ctx, tx, request)
+	err := s.write(ctx, func(tx *sql.Tx) (err error) {
+		r, err = s.finish(ctx, tx, request, o)
 		return err
 	})
 	return r, err
+}
+
+func (s *Store) finish(ctx context.Context, tx *sql.Tx, request id.RequestID, o Outcome) (Request, error) {
+	r, err := readRequest(ctx, tx, request)
+	if err != nil {
+		return r, err
+	}
+	if !allows(r, o) {
+		return r, fmt.Errorf("%w: %s, not to be %s", ErrState, r.State, o.State)
+	}
+	now := millis(s.now())
+	if f := o.Refusal; f != nil {
+		o.Detail = f.Text
+		if _, err := tx.ExecContext(ctx, `UPDATE deactivations SET rule = ?, subject_code = ?, reason_code = ? WHERE id = ?`,
+			f.Rule, f.SubjectCode, f.ReasonCode, request.String()); err != nil {
+			return r, fmt.Errorf("store: %w", err)
+		}
+	}
+	if a := o.Answer; a != nil {
+		if _, err := tx.ExecContext(ctx,
+			`UPDATE deactivations SET result = ?, status_word = ?, suite = ?, card_counter = ?, command = ?, response = ?, receipt = ? WHERE id = ?`,
+			a.Result, a.SW, a.Suite, a.EventCounter, a.Command, a.Response, a.Receipt, request.String()); err != nil {
+			return r, fmt.Errorf("store: %w", err)
+		}
+	}
+	if _, err := tx.ExecContext(ctx, `UPDATE deactivations SET state = ?, detail = ?, updated_at = ?, finished_at = ? WHERE id = ?`,
+		string(o.State), o.Detail, now, now, request.String()); err != nil {
+		return r, fmt.Errorf("store: %w", err)
+	}
+	if o.Card != nil {
+		if err := s.apply(ctx, tx, r.EID, *o.Card); err != nil {
+			return r, err
+		}
+	}
+	if o.Unsettled {
+		if err := s.unsettle(ctx, tx, r.EID); err != nil {
+			return r, err
+		}
+	}
+	for _, e := range o.Steps {
+		if err := s.addStep(ctx, tx, r, e); err != nil {
+			return r, err
+		}
+	}
+	return readRequest(ctx, tx, request)
 }
 
 // allows says which ends a request may come to (docs/protocol.md §8).

@@ -90,9 +90,11 @@ func (f *fixture) submit(t testing.TB, n byte) Request {
 	return r
 }
 
+func allow(*Card) Verdict { return Verdict{} }
+
 func (f *fixture) mark(t testing.TB, r Request) {
 	require.NoError(t, f.Authenticate(t.Context(), r.ID, Event{Kind: "authenticating"}))
-	require.NoError(t, f.MarkSending(t.Context(), r.ID, 5, Event{Kind: "sending"}))
+	require.NoError(t, f.MarkSending(t.Context(), r.ID, 5, Event{Kind: "sending"}, allow))
 }
 
 func (f *fixture) kinds(t testing.TB, r Request) []string {
@@ -165,6 +167,89 @@ func TestOneOwner(t *testing.T) {
 	require.NoError(t, release())
 }
 
+// Only a lock says that another server works; anything else names the file.
+func TestOwnerFile(t *testing.T) {
+	f := newFixture(t)
+	release, err := f.Own(t.Context())
+	require.NoError(t, err)
+	info, err := os.Stat(f.path + ".owner")
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+	_, err = f.Own(t.Context())
+	assert.ErrorIs(t, err, ErrInUse)
+	assert.ErrorContains(t, err, f.path+".owner")
+	require.NoError(t, release())
+	require.NoError(t, os.WriteFile(f.path+".owner", []byte("this is no database, it only says so, at some length"), 0o600))
+	_, err = f.Own(t.Context())
+	assert.NotErrorIs(t, err, ErrInUse)
+	assert.ErrorContains(t, err, f.path+".owner")
+	require.NoError(t, os.Remove(f.path+".owner"))
+	require.NoError(t, os.Mkdir(f.path+".owner", 0o700))
+	_, err = f.Own(t.Context())
+	assert.NotErrorIs(t, err, ErrInUse)
+	assert.ErrorContains(t, err, f.path+".owner")
+}
+
+// What was well a while ago need not be now.
+func TestPing(t *testing.T) {
+	f := newFixture(t)
+	require.NoError(t, f.Ping(t.Context()))
+	_, err := f.db.Exec(`CREATE TRIGGER broken BEFORE UPDATE ON health BEGIN SELECT RAISE(ABORT, 'disk full'); END`)
+	require.NoError(t, err)
+	assert.NoError(t, f.Ping(t.Context()), "a write went well just now")
+	f.clock.add(time.Minute)
+	assert.ErrorContains(t, f.Ping(t.Context()), "disk full")
+	_, err = f.db.Exec(`DROP TRIGGER broken`)
+	require.NoError(t, err)
+	assert.NoError(t, f.Ping(t.Context()))
+}
+
+func TestVouch(t *testing.T) {
+	f := newFixture(t)
+	second, err := f.AddOperator(t.Context(), "two", f.op.MCCMNC, TokenHash{2})
+	require.NoError(t, err)
+	assert.ErrorIs(t, f.SetDisableAllowed(t.Context(), second, f.eid, f.iccid, false), ErrNotFound, "it has not registered the card")
+	eids, err := f.CardsOf(t.Context(), second, "", 10)
+	require.NoError(t, err)
+	assert.Empty(t, eids)
+	for _, want := range []bool{true, false} {
+		fresh, err := f.Vouch(t.Context(), second, f.eid)
+		require.NoError(t, err)
+		assert.Equal(t, want, fresh)
+	}
+	c, err := f.Card(t.Context(), f.eid)
+	require.NoError(t, err)
+	assert.Equal(t, []int64{f.op.ID, second.ID}, c.RegisteredBy)
+	assert.NoError(t, f.SetDisableAllowed(t.Context(), second, f.eid, f.iccid, false))
+	stranger := second
+	stranger.MCCMNC, err = id.ParseMCCMNC("26201")
+	require.NoError(t, err)
+	_, err = f.Vouch(t.Context(), stranger, f.eid)
+	assert.ErrorIs(t, err, ErrNotFound)
+	_, err = f.Vouch(t.Context(), second, testEID(9))
+	assert.ErrorIs(t, err, ErrNotFound)
+}
+
+// The last word before sending is the rules', by the record of that moment.
+func TestMarkSendingRefused(t *testing.T) {
+	f := newFixture(t)
+	r := f.submit(t, 1)
+	require.NoError(t, f.Authenticate(t.Context(), r.ID, Event{Kind: "authenticating"}))
+	require.NoError(t, f.SetDisableAllowed(t.Context(), f.op, f.eid, f.iccid, false))
+	err := f.MarkSending(t.Context(), r.ID, 5, Event{Kind: "sending"}, func(c *Card) Verdict {
+		assert.False(t, c.Profile(f.iccid).DisableAllowed)
+		return Verdict{Refusal: &Refusal{Rule: "r", SubjectCode: "8.2.3", ReasonCode: "3.8", Text: "no"}}
+	})
+	assert.ErrorIs(t, err, ErrRefused)
+	r, err = f.Request(t.Context(), r.ID)
+	require.NoError(t, err)
+	assert.Equal(t, Refused, r.State)
+	assert.Equal(t, "r", r.Refusal.Rule)
+	assert.Nil(t, r.SentAt)
+	assert.NotNil(t, r.FinishedAt)
+	assert.Equal(t, []string{"decision", "accepted", "authenticating", "decision", "refused"}, f.kinds(t, r))
+}
+
 func TestOperators(t *testing.T) {
 	f := newFixture(t)
 	got, err := f.OperatorByToken(t.Context(), sha256.Sum256([]byte("one")))
@@ -184,7 +269,8 @@ func TestCards(t *testing.T) {
 	assert.Equal(t, want.Profiles, got.Profiles)
 	assert.Equal(t, want.EventCounter, got.EventCounter)
 	assert.JSONEq(t, string(want.PublicKeys), string(got.PublicKeys))
-	assert.Equal(t, f.op.ID, got.RegisteredBy)
+	assert.Equal(t, []int64{f.op.ID}, got.RegisteredBy)
+	assert.True(t, got.Unsettled, "the registrant's word")
 
 	assert.ErrorIs(t, f.RegisterCard(t.Context(), f.op.ID, want), ErrExists)
 	_, err = f.Card(t.Context(), testEID(9))
@@ -197,10 +283,10 @@ func TestCards(t *testing.T) {
 	assert.Empty(t, got.Profiles)
 
 	require.NoError(t, f.RegisterCard(t.Context(), f.op.ID, f.card(t, testEID(3))))
-	eids, err := f.CardsOf(t.Context(), f.op.MCCMNC, "", 10)
+	eids, err := f.CardsOf(t.Context(), f.op, "", 10)
 	require.NoError(t, err)
 	assert.ElementsMatch(t, []id.EID{f.eid, testEID(3)}, eids)
-	eids, err = f.CardsOf(t.Context(), f.op.MCCMNC, eids[0].String(), 10)
+	eids, err = f.CardsOf(t.Context(), f.op, eids[0].String(), 10)
 	require.NoError(t, err)
 	assert.Len(t, eids, 1)
 }
@@ -298,10 +384,10 @@ func TestEndsThatAreNotAllowed(t *testing.T) {
 		_, err := f.Finish(t.Context(), r.ID, o)
 		assert.ErrorIs(t, err, ErrState, "%s before it was sent", o.State)
 	}
-	assert.ErrorIs(t, f.MarkSending(t.Context(), r.ID, 5, Event{}), ErrState, "not authenticated")
+	assert.ErrorIs(t, f.MarkSending(t.Context(), r.ID, 5, Event{}, allow), ErrState, "not authenticated")
 	assert.ErrorIs(t, f.Lost(t.Context(), r.ID, Event{}), ErrState)
 	f.mark(t, r)
-	assert.ErrorIs(t, f.MarkSending(t.Context(), r.ID, 5, Event{}), ErrState, "sent already")
+	assert.ErrorIs(t, f.MarkSending(t.Context(), r.ID, 5, Event{}, allow), ErrState, "sent already")
 	assert.ErrorIs(t, f.Wait(t.Context(), r.ID, Event{}), ErrState)
 	assert.ErrorIs(t, f.Authenticate(t.Context(), r.ID, Event{}), ErrState)
 	require.NoError(t, f.Lost(t.Context(), r.ID, Event{Kind: "unknown"}))
@@ -311,6 +397,8 @@ func TestEndsThatAreNotAllowed(t *testing.T) {
 	}
 	_, err := f.Finish(t.Context(), r.ID, Outcome{State: Unknown, Answer: answer})
 	assert.NoError(t, err)
+	assert.ErrorIs(t, f.Lost(t.Context(), r.ID, Event{}), ErrState, "what is finished stays")
+	assert.NotContains(t, f.kinds(t, r), "")
 }
 
 func TestExpire(t *testing.T) {
@@ -323,7 +411,7 @@ func TestExpire(t *testing.T) {
 	require.NoError(t, err)
 	assert.Empty(t, list)
 	f.clock.add(2 * time.Minute)
-	assert.ErrorIs(t, f.MarkSending(t.Context(), late.ID, 5, Event{}), ErrState, "the deadline has passed")
+	assert.ErrorIs(t, f.MarkSending(t.Context(), late.ID, 5, Event{}, allow), ErrState, "the deadline has passed")
 	list, err = f.Expire(t.Context(), 10)
 	require.NoError(t, err)
 	assert.Len(t, list, 2)
@@ -523,7 +611,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 		`SELECT seq FROM deactivations WHERE finished_at IS NULL AND sent_at IS NULL AND deadline <= 1 ORDER BY deadline LIMIT 9`,
 		`SELECT seq FROM deactivations WHERE operator_id = 1 AND seq < 9 ORDER BY seq DESC LIMIT 9`,
 		`SELECT seq FROM events WHERE request_id = '1' AND seq > 1 AND internal <= 1 ORDER BY seq LIMIT 9`,
-		`SELECT DISTINCT eid FROM profiles WHERE mccmnc = '1' AND eid > '' ORDER BY eid LIMIT 9`,
+		`SELECT eid FROM registrations r WHERE operator_id = 1 AND eid > '' AND EXISTS (SELECT 1 FROM profiles p WHERE p.eid = r.eid AND p.mccmnc = '1') ORDER BY eid LIMIT 9`,
 		`SELECT id FROM operators WHERE token_hash = x'00'`,
 	} {
 		plan, err := collect(t.Context(), f.db, func(row scanner) (string, error) {
