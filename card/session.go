@@ -24,6 +24,10 @@ type AuthError struct {
 
 func (e *AuthError) Error() string { return "the card does not prove to be " + e.EID.String() }
 
+// ErrUnverified says that an answer under secure messaging does not verify: the
+// session is over, and what the card did is not known.
+var ErrUnverified = errors.New("the card's answer does not verify")
+
 // Terminal is the server's side of the protocol: its keys and its randomness.
 // It is safe for concurrent use where Rand is.
 type Terminal struct {
@@ -213,7 +217,7 @@ func (s *Session) secured(ctx context.Context, op string, ins byte, data []byte)
 	}
 	out, inner, err := s.sm.Unwrap(resp)
 	if err != nil {
-		return nil, sw, false, fmt.Errorf("%s: %w", op, err)
+		return nil, sw, false, fmt.Errorf("%s: %w: %w", op, ErrUnverified, err)
 	}
 	return out, inner, true, nil
 }

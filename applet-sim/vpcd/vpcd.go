@@ -41,6 +41,12 @@ func OnAttached(fn func(addr string)) Option {
 	return func(s *server) { s.attached = fn }
 }
 
+// OnWaiting has fn called with addr when vpcd is not there, once each time it has
+// gone.
+func OnWaiting(fn func(addr string)) Option {
+	return func(s *server) { s.waiting = fn }
+}
+
 // WithPull has pull asked after the card has carried out capdu and before its
 // answer leaves. Where it says so, the card is taken out of the reader, so that
 // the answer is lost, and put back after away. pcscd looks every 0.4 s: it may
@@ -60,15 +66,19 @@ func Serve(ctx context.Context, addr string, card Card, opts ...Option) error {
 	for _, o := range opts {
 		o(s)
 	}
-	retry := minRetry
+	retry, told := minRetry, false
 	for ctx.Err() == nil {
 		conn, err := dial(ctx, addr)
 		if err != nil {
+			if s.waiting != nil && !told && ctx.Err() == nil {
+				s.waiting(addr)
+			}
+			told = true
 			sleep(ctx, retry)
 			retry = min(2*retry, maxRetry)
 			continue
 		}
-		retry = minRetry
+		retry, told = minRetry, false
 		err = s.attach(ctx, conn)
 		var pulled pulledError
 		if errors.As(err, &pulled) {
@@ -101,6 +111,7 @@ const (
 type server struct {
 	card     Card
 	attached func(addr string)
+	waiting  func(addr string)
 	pull     func(capdu, rapdu []byte) (time.Duration, bool)
 	powered  bool
 }

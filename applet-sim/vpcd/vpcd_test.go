@@ -152,19 +152,23 @@ func TestAReaderThatGoesAway(t *testing.T) {
 	addr := l.Addr().String()
 	l.Close()
 	attached := make(chan string, 8)
-	serve(t, addr, card, vpcd.OnAttached(func(addr string) { attached <- addr })) // nobody listens yet
+	waiting := make(chan string, 8)
+	serve(t, addr, card, vpcd.OnAttached(func(addr string) { attached <- addr }), vpcd.OnWaiting(func(addr string) { waiting <- addr }))
 
 	for range 2 {
+		assert.Equal(t, addr, <-waiting) // nobody listens
 		l = listen(t, addr)
 		r := accept(t, l)
 		<-attached
 		r.send(message(1))
 		r.send(message(4))
 		assert.Equal(t, atr, r.receive())
-		r.Close()
 		l.Close()
+		r.Close()
 	}
+	assert.Equal(t, addr, <-waiting)
 	r := accept(t, listen(t, addr))
+	assert.Empty(t, waiting, "once each time")
 	r.send(message(0, 0, 0, 0)) // never powered by this reader: it is when used
 	assert.Equal(t, []byte{0, 0, 0, 0, 0x90, 0}, r.receive())
 	assert.Equal(t, []string{"power true", "power false", "power true", "power false", "power true", "command of 4"}, card.history())

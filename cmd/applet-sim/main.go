@@ -62,7 +62,9 @@ back whenever vpcd goes away, and ends with SIGTERM or SIGINT.`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return serve(cmd.Context(), o, cmd.OutOrStdout()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return serve(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.card, "card", "", "card image `FILE` (required)")
@@ -90,7 +92,7 @@ func (o *options) check() error {
 	return nil
 }
 
-func serve(ctx context.Context, o options, stdout io.Writer) error {
+func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if err := o.check(); err != nil {
 		return err
 	}
@@ -108,6 +110,7 @@ func serve(ctx context.Context, o options, stdout io.Writer) error {
 	}
 	err = vpcd.Serve(ctx, o.vpcd, card,
 		vpcd.OnAttached(func(string) { fmt.Fprintf(stdout, "attached %s\n", o.vpcd) }),
+		vpcd.OnWaiting(func(addr string) { fmt.Fprintf(stderr, "waiting for vpcd at %s\n", addr) }),
 		vpcd.WithPull(func(_, _ []byte) (time.Duration, bool) { return card.Away() }),
 	)
 	if ctx.Err() != nil {

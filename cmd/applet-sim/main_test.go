@@ -135,6 +135,31 @@ func TestProgram(t *testing.T) {
 	assert.NoError(t, cmd.Wait())
 }
 
+// TestWaitsAloud: it says once what it waits for, and not on standard output.
+func TestWaitsAloud(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := l.Addr().String()
+	require.NoError(t, l.Close())
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(exe, "--card", cardFile(t), "--vpcd", addr)
+	cmd.Env = append(os.Environ(), programEnv+"=1")
+	var stdout bytes.Buffer
+	cmd.Stdout = &stdout
+	stderr, err := cmd.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	lines := bufio.NewScanner(stderr)
+	require.True(t, lines.Scan())
+	assert.Equal(t, "waiting for vpcd at "+addr, lines.Text())
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
+	assert.False(t, lines.Scan(), lines.Text())
+	require.NoError(t, cmd.Wait())
+	assert.Empty(t, stdout.String())
+}
+
 func TestBadCommandLines(t *testing.T) {
 	broken := filepath.Join(t.TempDir(), "broken.json")
 	require.NoError(t, os.WriteFile(broken, []byte("{}"), 0o600))

@@ -88,10 +88,18 @@ func origin(reader string) trace.Origin {
 // SELECT of theirs would end a session.
 func connect(ctx context.Context, name string, opts pcsc.Options) (*pcsc.Conn, string, error) {
 	source := pcsc.New()
-	for powered := false; ; {
+	powered := false
+	var inTheWay error
+	failed := func(err error) (*pcsc.Conn, string, error) {
+		if ctx.Err() != nil && inTheWay != nil {
+			err = inTheWay // what was waited for tells more than that the time is over
+		}
+		return nil, "", err
+	}
+	for {
 		r, err := source.WaitCard(ctx, name)
 		if err != nil {
-			return nil, "", err
+			return failed(err)
 		}
 		conn, err := source.Connect(ctx, r.Name, opts)
 		if err == nil {
@@ -104,25 +112,32 @@ func connect(ctx context.Context, name string, opts pcsc.Options) (*pcsc.Conn, s
 		case errors.Is(err, pcsc.CodeProtoMismatch) && !powered:
 			// The card speaks another protocol since it was powered; only
 			// without power it forgets.
-			powered = true
-			if err := powerOff(ctx, r.Name); err != nil {
-				return nil, "", err
+			perr := powerOff(ctx, r.Name)
+			if perr == nil {
+				powered = true
+				continue
 			}
-			continue
-		case !errors.Is(err, apdu.ErrCardBusy):
-			return nil, "", err
+			if !errors.Is(perr, apdu.ErrCardBusy) {
+				return failed(perr)
+			}
+			inTheWay = fmt.Errorf("another program uses the card in reader %q by another protocol: end it, or use --protocol any: %w", r.Name, err)
+		case errors.Is(err, apdu.ErrCardBusy):
+			inTheWay = err
+		default:
+			return failed(err)
 		}
 		select {
 		case <-time.After(busyRetry):
 		case <-ctx.Done():
-			return nil, "", err
+			return failed(err)
 		}
 	}
 }
 
-// powerOff takes the power from a card, whatever protocol it speaks.
+// powerOff takes the power from a card, whatever protocol it speaks, where no
+// other program is connected to it: the error matches apdu.ErrCardBusy else.
 func powerOff(ctx context.Context, name string) error {
-	conn, err := pcsc.New().Connect(ctx, name, pcsc.Options{OnClose: pcsc.UnpowerCard})
+	conn, err := pcsc.New().Connect(ctx, name, pcsc.Options{Mode: reader.Exclusive, OnClose: pcsc.UnpowerCard})
 	if err != nil {
 		return err
 	}

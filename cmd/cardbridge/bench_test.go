@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -107,11 +109,42 @@ func TestBench(t *testing.T) {
 	})
 	t.Run("answer lost, the card stays away", func(t *testing.T) {
 		c.card.Inject(appletsim.Fault{Write: 1, Kind: appletsim.CutAfter, Away: 6 * time.Second})
-		out, status := c.run(t, "activate", "--iccid", "89014100000000000434", "--attempts", "2", "--wait", "2s")
-		assert.Equal(t, exitUnknown, status, "%v", out)
+		stdout, stderr, status := cli(t, "card", "activate", "--reader", c.reader, "--keyset", c.keyset, "--card", c.record,
+			"--iccid", "89014100000000000434", "--attempts", "2", "--wait", "2s", "--reason", "7", "--json")
+		assert.Equal(t, exitUnknown, status, "%v", stdout)
+		var out map[string]any
+		require.NoError(t, json.Unmarshal([]byte(stdout), &out))
 		assert.Equal(t, "unknown", out["outcome"])
 		assert.Equal(t, false, out["receipt_verified"])
 		assert.NotContains(t, out, "result")
+		assert.Equal(t, "46011", out["operator"])
+		assert.EqualValues(t, 3, out["expected_counter"])
+		assert.EqualValues(t, 7, out["reason"])
+
+		// The command line that it prints recovers the outcome.
+		i := strings.Index(stderr, "cardbridge card activate --")
+		require.GreaterOrEqual(t, i, 0, "%s", stderr)
+		again, _, _ := strings.Cut(stderr[i:], "\n")
+		sh := exec.Command("/bin/sh", "-c", `cardbridge() { "$TEST_BINARY" "$@"; }; `+strings.Replace(again, "--wait=2s", "--wait=20s", 1))
+		self, err := os.Executable()
+		require.NoError(t, err)
+		sh.Env = append(os.Environ(), asProgram+"=1", "TEST_BINARY="+self)
+		recovered, err := sh.Output()
+		require.NoError(t, err, "%s: %s", again, recovered)
+		require.NoError(t, json.Unmarshal(recovered, &out))
+		assert.Equal(t, "done", out["outcome"])
+		assert.EqualValues(t, 4, out["event_counter"])
+		assert.EqualValues(t, 4, c.card.Image().EventCounter, "done once")
+	})
+	t.Run("another program's session is left alone", func(t *testing.T) {
+		other, err := pcsc.New().Connect(t.Context(), c.reader, pcsc.Options{Protocol: pcsc.T0})
+		require.NoError(t, err)
+		defer other.Close()
+		out, status := c.run(t, "status", "--protocol", "T=1", "--wait", "1s")
+		assert.Equal(t, exitError, status)
+		assert.Contains(t, out["error"], "another program uses the card")
+		_, err = other.Transmit(t.Context(), []byte{0x80, 0xCA, 0x00, 0x5A, 0x00})
+		assert.NoError(t, err)
 	})
 	t.Run("apdu", func(t *testing.T) {
 		stdout, _, status := cli(t, "apdu", "--reader", c.reader, "00A404000BF063617264627269646765 00", "80CA005A00")
@@ -180,7 +213,6 @@ func TestBadInput(t *testing.T) {
 		"garbage key set": {"--keyset", write("k", "garbage"), "--card", record},
 		"garbage record":  {"--keyset", keyset, "--card", write("r", `{"eid": "89"}`)},
 		"image as record": {"--keyset", keyset, "--card", filepath.Join(dir, "card.json")},
-		"suite":           {"--keyset", keyset, "--card", record, "--suite", "2"},
 		"operator":        {"--keyset", keyset, "--card", record, "--operator", "4601"},
 		"iccid":           {"--keyset", keyset, "--card", record, "--iccid", "89"},
 		"request id":      {"--keyset", keyset, "--card", record, "--request-id", "zz"},
@@ -193,6 +225,9 @@ func TestBadInput(t *testing.T) {
 			assert.NotEmpty(t, out["error"])
 		})
 	}
+	out, status := object(t, append(base, "--keyset", keyset, "--card", record, "--suite", "2")...)
+	assert.Equal(t, exitError, status)
+	assert.Equal(t, "--suite 2: 1 or 3 wanted", out["error"])
 	for name, args := range map[string][]string{
 		"keys are not overwritten": {"keys", "new", keyset},
 		"kid":                      {"keys", "new", "--id", "16", filepath.Join(dir, "x")},
@@ -208,7 +243,10 @@ func TestBadInput(t *testing.T) {
 			assert.True(t, strings.HasPrefix(stderr, "cardbridge: "), stderr)
 		})
 	}
-	out, status := object(t, "keys", "public", keyset)
+	_, stderr, status := cli(t, "card", "new", "--keyset", keyset, "--image", dir+"/half", "--record", dir+"/half/record")
+	assert.Equal(t, exitError, status)
+	assert.NoFileExists(t, dir+"/half", "no card without its record: %s", stderr)
+	out, status = object(t, "keys", "public", keyset)
 	require.Zero(t, status)
 	assert.NotContains(t, out["enc"], "PRIVATE")
 }

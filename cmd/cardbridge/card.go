@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/card"
@@ -27,6 +29,7 @@ func newCardCmd() *cobra.Command {
 		newCardNewCmd(),
 		newCardRegisterCmd(),
 		newCardShowCmd(),
+		newCardRefreshCmd(),
 		newCardPolicyCmd(),
 	)
 	return cmd
@@ -46,7 +49,16 @@ type cardResult struct {
 	ReceiptVerified *bool          `json:"receipt_verified,omitempty"`
 	Outcome         string         `json:"outcome"`
 	Error           string         `json:"error,omitempty"`
+	*recovery                      // where the outcome is unknown
 	Profiles        []card.Profile `json:"profiles,omitzero"`
+}
+
+// recovery is what the same command has to be given again to recover an unknown
+// outcome, besides the ICCID and the request id.
+type recovery struct {
+	Operator        string `json:"operator"`
+	ExpectedCounter uint32 `json:"expected_counter"`
+	Reason          uint8  `json:"reason"`
 }
 
 // secured is the flags of the commands that authenticate.
@@ -85,6 +97,9 @@ func (s *secured) load() (*card.Terminal, card.Target, error) {
 	}
 	target := record.Target()
 	if s.suite != 0 {
+		if s.suite != 1 && s.suite != 3 {
+			return nil, card.Target{}, fmt.Errorf("--suite %d: 1 or 3 wanted", s.suite)
+		}
 		target.Suite = cryptogram.Suite(s.suite)
 	}
 	if !target.Keys.Supports(target.Suite) {
@@ -94,6 +109,37 @@ func (s *secured) load() (*card.Terminal, card.Target, error) {
 		return nil, target, fmt.Errorf("suite %s with %d auth keys in %s: use --suite 1, or a key set with three", target.Suite, len(keys.Auth), s.keyset)
 	}
 	return &card.Terminal{Keys: keys}, target, nil
+}
+
+// again is the command line that sends a command again, for a shell.
+func again(cmd *cobra.Command, suite cryptogram.Suite, sent card.Command) string {
+	flags := cmd.Flags()
+	set := func(name, value string) { _ = flags.Set(name, value) } // it was such a flag, or might have been
+	set("suite", fmt.Sprint(uint8(suite)))
+	set("operator", sent.Operator.String())
+	if sent.ICCID != nil {
+		set("iccid", sent.ICCID.String())
+	}
+	set("request-id", fmt.Sprintf("%X", sent.RequestID[:]))
+	set("counter", fmt.Sprint(sent.Counter))
+	set("reason", fmt.Sprint(sent.Reason))
+	line := quote(os.Args[0]) + strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name())
+	flags.Visit(func(f *pflag.Flag) {
+		if f.Name != "trace" { // which would be overwritten
+			line += " --" + f.Name + "=" + quote(f.Value.String())
+		}
+	})
+	return line
+}
+
+// quote makes one word of s for a POSIX shell.
+func quote(s string) string {
+	if s != "" && !strings.ContainsFunc(s, func(c rune) bool {
+		return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("-_./=:", c))
+	}) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // finish prints a result and gives the program's exit status.
@@ -180,7 +226,7 @@ func hintFor(err error) string {
 	case errors.Is(err, apdu.SWFileNotFound):
 		return "the card has no management applet"
 	case errors.Is(err, card.ErrOutcomeUnknown):
-		return "the card may have carried it out: run card status; the same --request-id with the same --counter, --iccid, --operator and --reason recovers the outcome"
+		return "the card may have carried it out; the same command again recovers the outcome:"
 	}
 	return ""
 }
@@ -359,6 +405,7 @@ done, 3 refused by the card (signed), 4 outcome unknown, 1 anything else.`,
 			p := newPrinter(cmd)
 			var res cardResult
 			var rep card.Report
+			var resend string
 			run := func() error {
 				t, target, err := s.load()
 				if err != nil {
@@ -396,6 +443,10 @@ done, 3 refused by the card (signed), 4 outcome unknown, 1 anything else.`,
 				var sent card.Command
 				sent, rep, err = t.Run(cmd.Context(), target, op)
 				res.setOperation(sent, rep)
+				if rep.Outcome == card.OutcomeUnknown {
+					res.recovery = &recovery{sent.Operator.String(), sent.Counter, sent.Reason}
+					resend = again(cmd, target.Suite, sent)
+				}
 				return err
 			}
 			err := run()
@@ -408,7 +459,11 @@ done, 3 refused by the card (signed), 4 outcome unknown, 1 anything else.`,
 			if rep.StatusErr != nil {
 				fmt.Fprintf(p.err, "cardbridge: the status could not be read afterwards: %v\n", rep.StatusErr)
 			}
-			return p.finish(res, rep.Outcome, err)
+			err = p.finish(res, rep.Outcome, err)
+			if resend != "" {
+				fmt.Fprintf(p.err, "            %s\n", resend)
+			}
+			return err
 		},
 	}
 	s.addFlags(cmd)

@@ -128,7 +128,7 @@ func writeCard(p *printer, im *appletsim.Image, imageFile, recordFile string) er
 		return err
 	}
 	if err := writeFile(recordFile, 0o644, recordJSON); err != nil {
-		return err
+		return errors.Join(err, os.Remove(imageFile)) // it was made here, and is of no use alone
 	}
 	if p.json {
 		return p.object(map[string]any{"eid": im.EID, "image": imageFile, "record": recordFile, "profiles": im.Profiles})

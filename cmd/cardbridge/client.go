@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,7 +70,7 @@ func (r *remote) client() (*client, error) {
 	case !loopback(base.Hostname()):
 		return nil, fmt.Errorf("--server %q: the token would cross the network in the clear; use https", r.server)
 	}
-	b, err := readFile(r.tokenFile)
+	b, err := readPrivate(r.tokenFile, "an operator's token")
 	if err != nil {
 		return nil, err
 	}
@@ -130,6 +131,10 @@ func (c *client) call(ctx context.Context, method, path string, header map[strin
 		req.Header.Set(k, v)
 	}
 	res, err := c.http.Do(req)
+	var cert *tls.CertificateVerificationError
+	if errors.As(err, &cert) {
+		return fmt.Errorf("%w: a server that made its own certificate is trusted by --pin, as serve prints it", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -141,7 +146,8 @@ func (c *client) call(ctx context.Context, method, path string, header map[strin
 	if res.StatusCode >= 300 {
 		p := &problemError{}
 		if err := json.Unmarshal(b, &p.Problem); err != nil || p.Status == 0 {
-			return fmt.Errorf("the server answers %s, and not in the way of a cardbridge server", res.Status)
+			p.Problem = api.Problem{}
+			p.Status, p.Detail = res.StatusCode, fmt.Sprintf("the server answers %s, and not in the way of a cardbridge server", res.Status)
 		}
 		return p
 	}
@@ -151,14 +157,35 @@ func (c *client) call(ctx context.Context, method, path string, header map[strin
 	return nil
 }
 
+// lostError says that a request may have reached the server, and what became of
+// it there was not told.
+type lostError struct{ error }
+
+func (e *lostError) Unwrap() error { return e.error }
+
+// settled reports whether an error leaves no doubt that the server did not do
+// what it was asked, and would not if asked again.
+func settled(err error) bool {
+	var report *problemError
+	var cert *tls.CertificateVerificationError
+	return errors.As(err, &report) && report.Status < 500 || errors.Is(err, api.ErrPin) || errors.As(err, &cert)
+}
+
 // insist repeats a request that may be repeated until the server replies, tries
-// times at most.
+// times at most. The error is a *lostError where one of them may have arrived.
 func (c *client) insist(ctx context.Context, method, path string, header map[string]string, in, out any, tries int) error {
 	pause := 200 * time.Millisecond
+	lost := false
 	for try := 1; ; try++ {
 		err := c.call(ctx, method, path, header, in, out)
-		var report *problemError
-		if err == nil || errors.As(err, &report) && report.Status < 500 || errors.Is(err, api.ErrPin) || try == tries {
+		if err == nil || settled(err) {
+			return err
+		}
+		var op *net.OpError
+		if lost = lost || !errors.As(err, &op) || op.Op != "dial"; lost {
+			err = &lostError{err}
+		}
+		if try == tries {
 			return err
 		}
 		select {

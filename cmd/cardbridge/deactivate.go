@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -83,6 +84,7 @@ type deactivateJSON struct {
 	Receipt         string  `json:"receipt,omitempty"`
 	ReceiptVerified *bool   `json:"receipt_verified,omitempty"`
 	Detail          string  `json:"detail,omitempty"`
+	IdempotencyKey  string  `json:"idempotency_key,omitempty"` // where it is not known whether the server has the request
 	Error           string  `json:"error,omitempty"`
 }
 
@@ -92,7 +94,8 @@ func (a *asking) run(ctx context.Context, p *printer) error {
 	if err != nil {
 		return err
 	}
-	in.EID = eid.String()
+	a.eid = eid.String()
+	in.EID = a.eid
 	if a.iccid != "" {
 		if _, err := id.ParseICCID(a.iccid); err != nil {
 			return err
@@ -114,6 +117,12 @@ func (a *asking) run(ctx context.Context, p *printer) error {
 	if errors.As(err, &report) && report.Rule != "" {
 		res := deactivateJSON{EID: in.EID, ICCID: in.ICCID, State: "refused", RequestID: report.RequestID}
 		return p.refusedByRule(res, report.Rule, report.SubjectCode, report.ReasonCode, report.Detail)
+	}
+	var lost *lostError
+	if errors.As(err, &lost) {
+		res := deactivateJSON{EID: in.EID, ICCID: in.ICCID, Outcome: "unknown", IdempotencyKey: a.key, Error: "the server may have taken the request in: " + err.Error()}
+		hint := "ask again with --idempotency-key " + a.key + ": if the request is there, that gives it, and makes no second one"
+		return errors.Join(p.ended(res, hint), exitStatus(exitUnknown))
 	}
 	if err != nil {
 		return err
@@ -151,8 +160,14 @@ func (a *asking) follow(ctx context.Context, p *printer, c *client, d api.Deacti
 		d.State = steps.State
 		after, finished = steps.Next, steps.Finished && len(steps.Steps) == 0
 	}
-	err := c.insist(ctx, http.MethodGet, path, nil, nil, &d, untilDone)
-	return d, err
+	var end api.Deactivation
+	if err := c.insist(ctx, http.MethodGet, path, nil, nil, &end, untilDone); err != nil {
+		return d, err
+	}
+	if end.ID != d.ID {
+		return d, errors.New("the server tells of another request")
+	}
+	return end, nil
 }
 
 // describe says a step in words.
@@ -182,38 +197,59 @@ func describe(s api.Step) string {
 	return fmt.Sprintf("%s  %-14s %s", at, s.Step, text)
 }
 
-// report verifies what there is to verify and prints how a request ended.
+// report verifies what there is to verify and prints how a request ended. What
+// the server says the card did is believed with a receipt for it alone: without
+// one the outcome is unknown, whatever the server calls it.
 func (a *asking) report(ctx context.Context, p *printer, c *client, d api.Deactivation, cause error) error {
 	res := deactivateJSON{RequestID: d.ID, EID: d.EID, ICCID: d.ICCID, State: d.State, Detail: d.Detail, Outcome: d.State}
-	if d.Refusal != nil {
+	if d.Refusal != nil && d.SentAt == nil && d.Answer == nil {
 		return p.refusedByRule(res, d.Refusal.Rule, d.Refusal.SubjectCode, d.Refusal.ReasonCode, d.Refusal.Text)
 	}
 	status := error(exitStatus(exitError))
-	if cause != nil || !d.Finished {
+	unknown := func(why string) {
+		if d.State != "unknown" {
+			res.Detail = "" // it tells of what is not believed
+		}
+		res.State, res.Outcome, res.Error, status = "unknown", "unknown", why, exitStatus(exitUnknown)
+	}
+	verified := false
+	if ans := d.Answer; ans != nil {
+		res.Receipt, res.ReceiptVerified = ans.Receipt, &verified
+		if err := a.verify(ctx, c, d); err != nil {
+			unknown("the server says that the card answered, and its receipt does not verify: " + err.Error())
+		} else {
+			verified = true
+			res.Result, res.SW, res.EventCounter = ans.Result, ans.StatusWord, &ans.EventCounter
+		}
+	}
+	switch {
+	case d.Answer != nil && !verified:
+	case cause != nil || !d.Finished:
 		res.Outcome = ""
-		if d.SentAt != nil {
-			res.Outcome, status = "unknown", exitStatus(exitUnknown)
+		if d.SentAt != nil || slices.Contains([]string{"sending", "unknown", "done", "refused"}, d.State) {
+			unknown("")
 		}
 		if cause != nil {
 			res.Error = "the end was not seen: " + cause.Error()
 		}
+	case d.State == "unknown":
+		status = exitStatus(exitUnknown)
+	case d.State != "done" && d.State != "refused":
+	case !verified:
+		unknown(fmt.Sprintf("the server says %s, and shows no answer of the card", d.State))
+	case d.State == "done":
+		status = nil
+	default:
+		res.RefusedBy, status = "card", exitStatus(exitCardRefused)
 	}
-	if ans := d.Answer; ans != nil {
-		res.Result, res.SW, res.EventCounter, res.Receipt = ans.Result, ans.StatusWord, &ans.EventCounter, ans.Receipt
-		err := a.verify(ctx, c, d)
-		verified := err == nil
-		res.ReceiptVerified = &verified
-		switch {
-		case err != nil:
-			res.Error = "the server says that the card answered, and its receipt does not verify: " + err.Error()
-		case d.State == "done":
-			status = nil
-		case d.State == "refused":
-			res.RefusedBy, status = "card", exitStatus(exitCardRefused)
-		case d.State == "unknown":
-			status = exitStatus(exitUnknown)
-		}
+	if err := p.ended(res, ""); err != nil {
+		return err
 	}
+	return status
+}
+
+// ended prints how a request ended, and what to do about it.
+func (p *printer) ended(res deactivateJSON, hint string) error {
 	if p.json {
 		if err := p.object(res); err != nil {
 			return err
@@ -224,17 +260,16 @@ func (a *asking) report(ctx context.Context, p *printer, c *client, d api.Deacti
 	if res.Error != "" {
 		fmt.Fprintf(p.err, "cardbridge: %s\n", res.Error)
 	}
-	return status
+	if hint != "" {
+		fmt.Fprintf(p.err, "            %s\n", hint)
+	}
+	return nil
 }
 
 func (p *printer) refusedByRule(res deactivateJSON, rule, subject, reason, text string) error {
 	res.Outcome, res.RefusedBy, res.Rule, res.SubjectCode, res.ReasonCode, res.Detail = "refused", "rule", rule, subject, reason, text
-	if p.json {
-		if err := p.object(res); err != nil {
-			return err
-		}
-	} else {
-		p.deactivation(res)
+	if err := p.ended(res, ""); err != nil {
+		return err
 	}
 	return exitStatus(exitRuleRefused)
 }
@@ -245,9 +280,6 @@ func (p *printer) deactivation(res deactivateJSON) {
 	p.field("EID", res.EID)
 	p.field("ICCID", res.ICCID)
 	outcome := res.Outcome
-	if outcome == "" {
-		outcome = res.State
-	}
 	if res.RefusedBy != "" {
 		outcome += " by the " + res.RefusedBy
 	}
@@ -255,10 +287,14 @@ func (p *printer) deactivation(res deactivateJSON) {
 	if colour == "" {
 		colour = yellow
 	}
-	p.field("outcome", p.paint(colour, outcome))
+	if outcome != "" {
+		p.field("outcome", p.paint(colour, outcome))
+	} else {
+		p.field("state", res.State)
+	}
 	p.field("why", res.Detail)
 	if res.Rule != "" {
-		p.field("rule", fmt.Sprintf("%s (GSMA subject %s, reason %s); no card was touched", res.Rule, res.SubjectCode, res.ReasonCode))
+		p.field("rule", fmt.Sprintf("%s (GSMA subject %s, reason %s); no command went to the card", res.Rule, res.SubjectCode, res.ReasonCode))
 	}
 	if res.Result != "" {
 		p.field("result", res.Result+" "+res.SW)

@@ -101,6 +101,18 @@ func TestServerOverPCSC(t *testing.T) {
 		assert.Len(t, after, len(before))
 		h.agree(t, good)
 	})
+	t.Run("activated on the bench, and the server told", func(t *testing.T) {
+		_, status := good.run(t, "activate", "--iccid", good.card.Image().Profiles[0].ICCID.String())
+		require.Zero(t, status)
+		_, status = h.ask(t, "deactivate", "--eid", good.eid, "--iccid", good.card.Image().Profiles[0].ICCID.String(), "--wait")
+		require.Equal(t, exitRuleRefused, status)
+		_, status = h.ask(t, "card", "refresh", "--eid", good.eid)
+		require.Zero(t, status)
+		h.agree(t, good)
+		_, status = h.ask(t, "deactivate", "--eid", good.eid, "--wait")
+		assert.Zero(t, status)
+		h.agree(t, good)
+	})
 	t.Run("refused by the card in suite 03", func(t *testing.T) {
 		out, status := h.ask(t, "deactivate", "--eid", ppr1.eid, "--wait")
 		assert.Equal(t, exitCardRefused, status)

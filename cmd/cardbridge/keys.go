@@ -2,10 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -15,12 +17,35 @@ import (
 const maxFile = 1 << 20 // bytes of a key set, card image or record file
 
 // readFile reads a small file and bounds it.
-func readFile(path string) ([]byte, error) {
+func readFile(path string) ([]byte, error) { return read(path, nil) }
+
+// readPrivate is readFile for a file that its owner alone may read; what says
+// what it holds.
+func readPrivate(path, what string) ([]byte, error) {
+	return read(path, func(info os.FileInfo) error {
+		if mode := info.Mode().Perm(); runtime.GOOS != "windows" && mode&0o077 != 0 {
+			return fmt.Errorf("%s holds %s and has mode %04o; run: chmod 600 %s", path, what, mode, path)
+		}
+		return nil
+	})
+}
+
+// read reads a small file that passes a check.
+func read(path string, check func(os.FileInfo) error) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if check != nil {
+		info, err := f.Stat()
+		if err != nil {
+			return nil, err
+		}
+		if err := check(info); err != nil {
+			return nil, err
+		}
+	}
 	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err == nil && len(b) > maxFile {
 		err = fmt.Errorf("%s: more than %d bytes", path, maxFile)
@@ -37,15 +62,11 @@ func writeFile(path string, mode os.FileMode, b []byte) error {
 	if err != nil {
 		return err
 	}
-	if _, err := f.Write(b); err != nil {
-		f.Close()
-		return err
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		_ = os.Remove(path) // half a file is none
 	}
-	if err := f.Sync(); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
+	return err
 }
 
 func indent(v any) ([]byte, error) {

@@ -6,11 +6,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/cardbridge/cardbridge/card"
 )
 
 // Exit statuses.
@@ -30,16 +35,75 @@ func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := newRootCmd().ExecuteContext(ctx)
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run is the program; it gives the exit status. With --json a failure that the
+// command has not told in an object of its own is one too.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRootCmd()
+	root.SetArgs(args)
+	root.SetErr(stderr)
+	out := &watched{Writer: stdout}
+	if wantsJSON(args) {
+		root.SetOut(out)
+	} else {
+		root.SetOut(stdout)
+	}
+	cmd, err := root.ExecuteContextC(ctx)
 	var status exitStatus
 	switch {
 	case err == nil:
+		return 0
 	case errors.As(err, &status):
-		os.Exit(int(status))
-	default:
-		fmt.Fprintf(os.Stderr, "cardbridge: %v\n", err)
-		os.Exit(exitError)
+		return int(status)
 	}
+	fmt.Fprintf(stderr, "cardbridge: %v\n", err)
+	if wantsJSON(args) && !out.written {
+		_ = (&printer{out: stdout}).object(failureOf(cmd, err)) // standard error has it too
+	}
+	return exitError
+}
+
+// watched notes whether anything was written.
+type watched struct {
+	io.Writer
+	written bool
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	w.written = true
+	return w.Writer.Write(p)
+}
+
+// wantsJSON reports whether --json is among the arguments, which may be such
+// that they do not parse.
+func wantsJSON(args []string) (wants bool) {
+	for _, a := range args {
+		value, given := strings.CutPrefix(a, "--json=")
+		switch {
+		case a == "--":
+			return wants
+		case a == "--json":
+			wants = true
+		case given:
+			wants, _ = strconv.ParseBool(value)
+		}
+	}
+	return wants
+}
+
+// failureOf is the object of a failure.
+func failureOf(cmd *cobra.Command, err error) any {
+	failed := struct {
+		Authenticated *bool  `json:"authenticated,omitempty"`
+		Outcome       string `json:"outcome"`
+		Error         string `json:"error"`
+	}{Outcome: card.OutcomeFailed.String(), Error: err.Error()}
+	if cmd.Flags().Lookup("keyset") != nil && cmd.Flags().Lookup("reader") != nil { // it is one that authenticates
+		failed.Authenticated = new(bool)
+	}
+	return failed
 }
 
 func newRootCmd() *cobra.Command {
@@ -51,7 +115,7 @@ checks its management rules, server and card prove themselves to each other,
 and only then does the card disable its profile and sign what it did.
 
 The bench's side needs no server:  cardbridge reader list, card …, apdu, keys
-The server:                        cardbridge serve, operator add
+The server:                        cardbridge serve, operator add, audit
 The operator's side:               cardbridge deactivate, card register, card policy
 
 Exit status: 0 done, 2 refused by a management rule, 3 refused by the card
@@ -59,6 +123,6 @@ Exit status: 0 done, 2 refused by a management rule, 3 refused by the card
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newReaderCmd(), newCardCmd(), newAPDUCmd(), newKeysCmd(), newServeCmd(), newOperatorCmd(), newDeactivateCmd())
+	root.AddCommand(newReaderCmd(), newCardCmd(), newAPDUCmd(), newKeysCmd(), newServeCmd(), newOperatorCmd(), newAuditCmd(), newDeactivateCmd())
 	return root
 }

@@ -18,8 +18,9 @@ func newCardRegisterCmd() *cobra.Command {
 		Use:   "register --server URL --token-file FILE --pin SHA256 --card RECORD",
 		Short: "Register a card with a server",
 		Long: `Registers the card of a card record file (cardbridge card new makes one) with a
-server. The operator must own one of the card's profiles; a card is registered
-once.`,
+server. The operator must own one of the card's profiles. Every operator that
+asks for something to be done to a card registers it itself; to do so again, with
+the same keys, changes nothing.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b, err := readFile(file)

@@ -134,21 +134,22 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	engine := make(chan error, 1)
 	go func() { engine <- srv.Run(ctx); end() }()
 	served := make(chan error, 1)
-	go func() {
-		if s.insecure {
-			served <- web.Serve(ln)
-		} else {
-			served <- web.ServeTLS(ln, "", "")
-		}
-		end()
-	}()
 	select {
-	case <-srv.Started():
+	case <-srv.Started(): // only who owns the record takes requests in
+		go func() {
+			if s.insecure {
+				served <- web.Serve(ln)
+			} else {
+				served <- web.ServeTLS(ln, "", "")
+			}
+			end()
+		}()
 		if err := announce(p, ready); err != nil {
 			log.Error("not announced", "error", err)
 			end()
 		}
 	case <-ctx.Done():
+		served <- http.ErrServerClosed
 	}
 	<-ctx.Done()
 	// The engine goes first: it ends those who wait for a step.

@@ -210,7 +210,9 @@ func TestDeactivateExitStatus(t *testing.T) {
 	assert.Equal(t, "expired", res.Outcome)
 
 	_, _, err = s.ask(newCardRegisterCmd(), "--card", s.path("card.json"))
-	assert.ErrorContains(t, err, "registered already")
+	assert.NoError(t, err, "again")
+	_, _, err = s.ask(newCardRegisterCmd(), "--card", s.write("forged.json", servertest.Record(servertest.Stranger(servertest.Image(4)))))
+	assert.ErrorContains(t, err, "registered with other keys")
 }
 
 // The client ends before an outcome is known: that is what it says.

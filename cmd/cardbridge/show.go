@@ -10,11 +10,20 @@ import (
 )
 
 func newCardShowCmd() *cobra.Command {
+	return newCardRecordCmd("show", "Show a card as a server has it recorded", "", http.MethodGet)
+}
+
+func newCardRefreshCmd() *cobra.Command {
+	return newCardRecordCmd("refresh", "Have a server read a card's state anew, after it was changed elsewhere", "/refresh", http.MethodPost)
+}
+
+// newCardRecordCmd is a command that asks for a card's record and prints it.
+func newCardRecordCmd(name, short, path, method string) *cobra.Command {
 	var r remote
 	var eid string
 	cmd := &cobra.Command{
-		Use:   "show --server URL --token-file FILE --pin SHA256 --eid EID",
-		Short: "Show a card as a server has it recorded",
+		Use:   name + " --server URL --token-file FILE --pin SHA256 --eid EID",
+		Short: short,
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			e, err := id.ParseEID(eid)
@@ -26,7 +35,7 @@ func newCardShowCmd() *cobra.Command {
 				return err
 			}
 			var out api.Card
-			if err := c.insist(cmd.Context(), http.MethodGet, "/v1/cards/"+e.String(), nil, nil, &out, clientTries); err != nil {
+			if err := c.insist(cmd.Context(), method, "/v1/cards/"+e.String()+path, nil, nil, &out, clientTries); err != nil {
 				return err
 			}
 			return printCard(newPrinter(cmd), out)

@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,7 +16,8 @@ import (
 
 // tracing writes the APDUs of each session that the server has with a card, to
 // carry out a request or to read its state, to a file of its own. Reading the
-// EID of a card that appears is shared and is not traced.
+// EID of a card that appears is shared and is not traced. Cards go on where a
+// trace cannot.
 type tracing struct {
 	reader.Source
 	dir string
@@ -31,7 +32,8 @@ func (s tracing) Open(ctx context.Context, name string, mode reader.Mode) (apdu.
 	file := filepath.Join(s.dir, began.UTC().Format("20060102T150405.000000Z")+" "+fileName(name)+".trace")
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%w: trace: %w", apdu.ErrTransport, err), conn.Close())
+		slog.Warn("a session with a card is not traced", "reader", name, "error", err)
+		return conn, nil
 	}
 	rec := trace.NewRecorder(f, trace.Header{Reader: name, Origin: origin(name), Date: began})
 	return &traced{Conn: rec.Wrap(conn), rec: rec, file: f}, nil
@@ -55,7 +57,11 @@ type traced struct {
 }
 
 func (t *traced) Close() error {
-	return errors.Join(t.Conn.Close(), t.rec.Err(), t.file.Close())
+	err := t.Conn.Close()
+	if terr := errors.Join(t.rec.Err(), t.file.Close()); terr != nil {
+		slog.Warn("the trace of a session with a card is cut off", "file", t.file.Name(), "error", terr)
+	}
+	return err
 }
 
 // ShortOnly is the connection's own.

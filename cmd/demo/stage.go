@@ -123,6 +123,9 @@ func (s *stage) set(ctx context.Context) (err error) {
 		if _, err := s.client(ctx, "card", "register", "--card", s.file(c.name+".json")); err != nil {
 			return err
 		}
+		if _, err := s.client(ctx, "card", "refresh", "--eid", c.eid); err != nil { // returns once its state was read
+			return err
+		}
 	}
 	return nil
 }

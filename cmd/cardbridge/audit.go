@@ -1,0 +1,124 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server/store"
+)
+
+const auditPage = 100 // events read at once
+
+// eventJSON is one event of the audit trail. Members are absent where they do
+// not apply.
+type eventJSON struct {
+	Seq       int64          `json:"seq"`
+	At        time.Time      `json:"at"`
+	Kind      string         `json:"kind"`
+	RequestID *id.RequestID  `json:"request_id,omitempty"`
+	EID       *id.EID        `json:"eid,omitempty"`
+	Operator  int64          `json:"operator,omitempty"` // its number in the record
+	Internal  bool           `json:"internal,omitempty"` // operators are not told
+	Detail    map[string]any `json:"detail,omitempty"`
+}
+
+func newAuditCmd() *cobra.Command {
+	var data, eidText, requestText string
+	cmd := &cobra.Command{
+		Use:   "audit --data DIR [--eid EID] [--request ID]",
+		Short: "Print a server's audit trail",
+		Long: `Prints the audit trail of a server's record, oldest first: everything that
+happened to operators, cards and requests, with what operators are not told.
+With --json each event is one JSON object on one line. The server may run
+meanwhile.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			var eid *id.EID
+			if eidText != "" {
+				e, err := id.ParseEID(eidText)
+				if err != nil {
+					return err
+				}
+				eid = &e
+			}
+			var request *id.RequestID
+			if requestText != "" {
+				r, err := id.ParseRequestID(requestText)
+				if err != nil {
+					return err
+				}
+				request = &r
+			}
+			if _, err := os.Stat(filepath.Join(data, recordFile)); err != nil {
+				return err // and no new record
+			}
+			records, err := openRecord(cmd.Context(), data)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, records.Close()) }()
+			p := newPrinter(cmd)
+			for after := int64(0); ; {
+				events, err := records.Events(cmd.Context(), after, auditPage)
+				if err != nil {
+					return err
+				}
+				if len(events) == 0 {
+					return nil
+				}
+				after = events[len(events)-1].Seq
+				for _, e := range events {
+					if eid != nil && (e.EID == nil || *e.EID != *eid) || request != nil && (e.RequestID == nil || *e.RequestID != *request) {
+						continue
+					}
+					if err := p.event(e); err != nil {
+						return err
+					}
+				}
+			}
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&data, "data", "", "the server's data directory")
+	f.StringVar(&eidText, "eid", "", "only what concerns this card")
+	f.StringVar(&requestText, "request", "", "only what concerns this request, by its id")
+	addJSONFlag(cmd)
+	_ = cmd.MarkFlagRequired("data")
+	return cmd
+}
+
+// recordFile is the record in a data directory.
+const recordFile = "record.db"
+
+// event prints one event of the audit trail on one line.
+func (p *printer) event(e store.Event) error {
+	if p.json {
+		return p.object(eventJSON(e))
+	}
+	line := fmt.Sprintf("%6d  %s  %-20s", e.Seq, e.At.Local().Format("2006-01-02 15:04:05.000"), e.Kind)
+	if e.Operator != 0 {
+		line += fmt.Sprintf("  operator %d", e.Operator)
+	}
+	if e.EID != nil {
+		line += "  EID " + e.EID.String()
+	}
+	if e.RequestID != nil {
+		line += "  request " + e.RequestID.String()
+	}
+	if len(e.Detail) > 0 {
+		detail, err := json.Marshal(e.Detail)
+		if err != nil {
+			return err
+		}
+		line += "  " + string(detail)
+	}
+	_, err := fmt.Fprintln(p.out, line)
+	return err
+}
