@@ -40,12 +40,14 @@ lint:
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 
-# cross builds the programs where PC/SC is a stub or another system's.
+# cross builds the programs for other systems, and for this one without cgo,
+# where PC/SC is a stub or the system's own.
 cross:
-	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/applet-sim
-	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 $(GO) vet ./pcsc/... ./cmd/...
-	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) vet ./pcsc/... ./applet-sim/... ./card/...
-	CGO_ENABLED=0 GOOS=windows GOARCH=amd64 $(GO) vet ./pcsc/... ./applet-sim/... ./card/...
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	for target in linux/amd64 linux/arm64 darwin/arm64 windows/amd64; do \
+	  echo "build for $$target without cgo"; \
+	  CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) build -o "$$dir/" ./cmd/cardbridge ./cmd/applet-sim; \
+	done
 
 unit:
 	$(GO) test -race -count=1 -timeout 15m ./...
