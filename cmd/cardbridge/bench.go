@@ -45,7 +45,7 @@ func (b *bench) open(ctx context.Context) (apdu.Conn, error) {
 	if b.reader == "" {
 		return nil, errors.New("say which reader by --reader; cardbridge reader list shows them")
 	}
-	opts := pcsc.Options{Mode: reader.Shared, OnClose: b.onClose}
+	opts := pcsc.Options{Mode: reader.Shared, OnClose: b.onClose, MaxWait: maxAnswer}
 	if b.exclusive {
 		opts.Mode = reader.Exclusive
 	}
@@ -143,6 +143,10 @@ func powerOff(ctx context.Context, name string) error {
 	}
 	return conn.Close()
 }
+
+// maxAnswer is how long a card may take for one APDU: a slow one needs some
+// seconds for three RSA-4096 operations.
+const maxAnswer = 20 * time.Second
 
 const busyRetry = 100 * time.Millisecond
 
