@@ -117,9 +117,6 @@ func TestBench(t *testing.T) {
 		assert.Equal(t, "unknown", out["outcome"])
 		assert.Equal(t, false, out["receipt_verified"])
 		assert.NotContains(t, out, "result")
-		assert.Equal(t, "46011", out["operator"])
-		assert.EqualValues(t, 3, out["expected_counter"])
-		assert.EqualValues(t, 7, out["reason"])
 
 		// The command line that it prints recovers the outcome.
 		i := strings.Index(stderr, "cardbridge card activate --")

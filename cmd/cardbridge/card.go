@@ -49,16 +49,15 @@ type cardResult struct {
 	ReceiptVerified *bool          `json:"receipt_verified,omitempty"`
 	Outcome         string         `json:"outcome"`
 	Error           string         `json:"error,omitempty"`
-	*recovery                      // where the outcome is unknown
-	Profiles        []card.Profile `json:"profiles,omitzero"`
+	Profiles        []profileState `json:"profiles,omitzero"`
+
+	profiles []card.Profile // the same, whole
 }
 
-// recovery is what the same command has to be given again to recover an unknown
-// outcome, besides the ICCID and the request id.
-type recovery struct {
-	Operator        string `json:"operator"`
-	ExpectedCounter uint32 `json:"expected_counter"`
-	Reason          uint8  `json:"reason"`
+// profileState is a profile as --json has it; in words there is more.
+type profileState struct {
+	ICCID id.ICCID   `json:"iccid"`
+	State card.State `json:"state"`
 }
 
 // secured is the flags of the commands that authenticate.
@@ -193,9 +192,9 @@ func (p *printer) result(res cardResult, outcome card.Outcome) {
 	if res.ReceiptVerified != nil {
 		p.field("receipt", map[bool]string{true: "verified", false: "none verified"}[*res.ReceiptVerified])
 	}
-	if len(res.Profiles) > 0 {
+	if len(res.profiles) > 0 {
 		var rows [][]string
-		for _, q := range res.Profiles {
+		for _, q := range res.profiles {
 			var rules []string
 			for _, rule := range []struct {
 				name string
@@ -339,7 +338,10 @@ func newCardStatusCmd() *cobra.Command {
 					return err
 				}
 				res.setStatus(status)
-				res.Profiles = append([]card.Profile{}, status.Profiles...)
+				res.profiles, res.Profiles = status.Profiles, []profileState{}
+				for _, p := range status.Profiles {
+					res.Profiles = append(res.Profiles, profileState{p.ICCID, p.State})
+				}
 				if p, ok := status.Enabled(); ok {
 					res.ICCID, res.State = p.ICCID.String(), p.State.String()
 				}
@@ -444,7 +446,6 @@ done, 3 refused by the card (signed), 4 outcome unknown, 1 anything else.`,
 				sent, rep, err = t.Run(cmd.Context(), target, op)
 				res.setOperation(sent, rep)
 				if rep.Outcome == card.OutcomeUnknown {
-					res.recovery = &recovery{sent.Operator.String(), sent.Counter, sent.Reason}
 					resend = again(cmd, target.Suite, sent)
 				}
 				return err
