@@ -158,6 +158,7 @@ func TestBench(t *testing.T) {
 		out, status = other.run(t, "deactivate", "--suite", "3")
 		assert.Equal(t, exitError, status)
 		assert.Contains(t, out["error"], "suite 03")
+		assert.Equal(t, other.eid, out["eid"])
 		out, status = other.run(t, "deactivate")
 		assert.Zero(t, status, "%v", out)
 	})

@@ -77,8 +77,8 @@ func (s *secured) addFlags(cmd *cobra.Command) {
 	addJSONFlag(cmd)
 }
 
-// load reads the key set and the record that the flags name.
-func (s *secured) load() (*card.Terminal, card.Target, error) {
+// load reads the key set and the record that the flags name; res gets the EID.
+func (s *secured) load(res *cardResult) (*card.Terminal, card.Target, error) {
 	keys, err := readKeySet(s.keyset)
 	if err != nil {
 		return nil, card.Target{}, err
@@ -95,6 +95,7 @@ func (s *secured) load() (*card.Terminal, card.Target, error) {
 		return nil, card.Target{}, fmt.Errorf("%s: %w", s.card, err)
 	}
 	target := record.Target()
+	res.EID = target.EID.String()
 	if s.suite != 0 {
 		if s.suite != 1 && s.suite != 3 {
 			return nil, card.Target{}, fmt.Errorf("--suite %d: 1 or 3 wanted", s.suite)
@@ -297,11 +298,10 @@ func (s *secured) once(cmd *cobra.Command, fn func(ctx context.Context, t *card.
 	p, ctx := newPrinter(cmd), cmd.Context()
 	var res cardResult
 	run := func() error {
-		t, target, err := s.load()
+		t, target, err := s.load(&res)
 		if err != nil {
 			return err
 		}
-		res.EID = target.EID.String()
 		conn, err := s.openNow(ctx)
 		if err != nil {
 			return err
@@ -409,11 +409,10 @@ done, 3 refused by the card (signed), 4 outcome unknown, 1 anything else.`,
 			var rep card.Report
 			var resend string
 			run := func() error {
-				t, target, err := s.load()
+				t, target, err := s.load(&res)
 				if err != nil {
 					return err
 				}
-				res.EID = target.EID.String()
 				op := card.Operation{INS: ins, Reason: reason, Attempts: attempts, Wait: s.wait, Open: s.open, Step: p.step}
 				if attempts < 1 {
 					return fmt.Errorf("--attempts %d, 1 or more wanted", attempts)
