@@ -3,33 +3,23 @@
 package servertest
 
 import (
-	"crypto/rsa"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
-	"os"
-	"path/filepath"
-	"runtime"
 	"sync"
 
 	"github.com/cardbridge/cardbridge/applet-sim"
 	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/card/cryptogram/vectors"
 	"github.com/cardbridge/cardbridge/card/id"
 )
 
 // vectorKeys are the private keys of the protocol's test vectors, by name: keys
 // take long to make.
 var vectorKeys = sync.OnceValue(func() map[string]string {
-	_, self, _, _ := runtime.Caller(0)
-	b, err := os.ReadFile(filepath.Join(filepath.Dir(self), "../../card/cryptogram/testdata/handshake.json"))
+	f, err := vectors.Read()
 	must(err)
-	var vectors struct {
-		Keys map[string]string `json:"keys"`
-	}
-	must(json.Unmarshal(b, &vectors))
-	return vectors.Keys
+	return f.Keys
 })
 
 // must is for what cannot fail where the tree is whole.
@@ -45,18 +35,10 @@ func keySet(side string) cryptogram.KeysPEM {
 }
 
 func public(k cryptogram.KeysPEM) cryptogram.KeysPEM {
-	convert := func(s string) string {
-		block, _ := pem.Decode([]byte(s))
-		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-		must(err)
-		der, err := x509.MarshalPKIXPublicKey(&key.(*rsa.PrivateKey).PublicKey)
-		must(err)
-		return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-	}
-	out := cryptogram.KeysPEM{Enc: convert(k.Enc)}
-	for _, a := range k.Auth {
-		out.Auth = append(out.Auth, convert(a))
-	}
+	private, err := k.Private()
+	must(err)
+	out, err := cryptogram.EncodePublic(private.Public())
+	must(err)
 	return out
 }
 
