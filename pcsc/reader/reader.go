@@ -10,7 +10,10 @@ import (
 
 // Reader is one slot of a card reader and what is in it now.
 type Reader struct {
-	Name string `json:"name"`          // the name to open it by
+	Name string `json:"name"` // the name to open it by; it may come to mean another slot
+	// ID is the slot's identity, which stays where names move: see USB.ID for a
+	// USB reader, else "name:" and Name.
+	ID   string `json:"id"`
 	Card bool   `json:"card"`          // a card is in it
 	ATR  []byte `json:"atr,omitempty"` // its answer to reset, while Card
 	// Mute says that a card is in it that does not answer to reset.
