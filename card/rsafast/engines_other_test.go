@@ -1,0 +1,5 @@
+//go:build !amd64
+
+package rsafast
+
+var engines []*engine
