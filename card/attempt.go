@@ -123,7 +123,7 @@ func (t *Terminal) attempt(ctx context.Context, ch *apdu.Channel, target Target,
 		}
 		err = &apdu.Error{Op: a.Command.op(), INS: a.Command.INS, SW: sw}
 	default:
-		ans, perr := parseAnswer(target, a.Command, sw, body)
+		ans, perr := parseAnswer(t.Keys.Ops, target, a.Command, sw, body)
 		if perr != nil {
 			err = perr
 			break

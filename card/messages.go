@@ -122,17 +122,22 @@ type Answer struct {
 // Verify checks the receipt of an answer that was kept: signed under the card's
 // keys, for this command and these response bytes.
 func Verify(target Target, cmd Command, data, receipt []byte) error {
+	return verify(nil, target, cmd, data, receipt)
+}
+
+// verify is Verify with the public operations by ops (nil: package cryptogram).
+func verify(ops cryptogram.PublicOps, target Target, cmd Command, data, receipt []byte) error {
 	body, err := parseAnswerBody(data)
 	if err != nil {
 		return err
 	}
 	r := cryptogram.Receipt{Suite: body.Suite, EID: target.EID, Command: cryptogram.HashCommand(cmd.INS, cmd.Data()), Response: data}
-	return r.Verify(target.Keys, receipt)
+	return r.VerifyBy(ops, target.Keys, receipt)
 }
 
 // parseAnswer parses and verifies response data under §8's "what the server
 // records".
-func parseAnswer(target Target, cmd Command, sw apdu.StatusWord, b []byte) (*Answer, error) {
+func parseAnswer(ops cryptogram.PublicOps, target Target, cmd Command, sw apdu.StatusWord, b []byte) (*Answer, error) {
 	last := -1 // where 9E starts
 	for rest := b; len(rest) > 0; {
 		o, r, err := tlv.Read(rest)
@@ -158,7 +163,7 @@ func parseAnswer(target Target, cmd Command, sw apdu.StatusWord, b []byte) (*Ans
 	if a.Receipt, _, err = tlv.Expect(b[last:], 0x9E); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	if err := Verify(target, cmd, a.Data, a.Receipt); err != nil {
+	if err := verify(ops, target, cmd, a.Data, a.Receipt); err != nil {
 		return nil, err
 	}
 	switch known, ok := results[a.Result]; {

@@ -52,7 +52,7 @@ func TestVectorAnswers(t *testing.T) {
 			assert.Equal(t, []byte(e.CommandData), cmd.Data())
 			assert.Equal(t, []byte(q.HCInput), append([]byte{cmd.INS}, cmd.Data()...))
 			sw := apdu.StatusWord(e.InnerSW[0])<<8 | apdu.StatusWord(e.InnerSW[1])
-			ans, err := parseAnswer(w.target, cmd, sw, e.ResponseData)
+			ans, err := parseAnswer(nil, w.target, cmd, sw, e.ResponseData)
 			require.NoError(t, err)
 			assert.Equal(t, []byte(e.Receipt.SignedResponse), ans.Data)
 			assert.Equal(t, []byte(e.Receipt.Value), ans.Receipt)
@@ -74,7 +74,7 @@ func TestNegativeVectors(t *testing.T) {
 		}
 		_, q := f.Find(n)
 		cmd := commandOf(t, q.HCInput[0], q.HCInput[1:])
-		_, err := parseAnswer(newWorld(t, 0).target, cmd, apdu.SWSuccess, n.Input)
+		_, err := parseAnswer(nil, newWorld(t, 0).target, cmd, apdu.SWSuccess, n.Input)
 		var open *cryptogram.OpenError
 		assert.ErrorAs(t, err, &open, n.Name)
 		return
@@ -348,7 +348,7 @@ func FuzzParseAnswer(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if _, err := parseAnswer(w.target, cmd, apdu.SWSuccess, b); err == nil {
+		if _, err := parseAnswer(nil, w.target, cmd, apdu.SWSuccess, b); err == nil {
 			assert.Equal(t, good, b, "a forgery")
 		}
 		if body, err := parseAnswerBody(b); err != nil {

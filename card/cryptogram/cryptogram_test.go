@@ -3,6 +3,7 @@ package cryptogram
 import (
 	"bytes"
 	"context"
+	"crypto/rsa"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -86,19 +87,20 @@ func testSession(t *testing.T, s *vectors.Set, q *vectors.Session, server, card 
 	session := &Session{RC: [32]byte(q.RC), RK: [16]byte(q.RK), HC: HashCommand(q.HCInput[0], q.HCInput[1:])}
 	assert.Equal(t, []byte(q.HC), session.HC[:])
 
-	testEnvelope(t, &q.M1, c.m1(session.RC), card.Auth[:c.Suite.Layers()], server.Enc)
-	testEnvelope(t, &q.M2, c.m2(session), server.Auth[:c.Suite.Layers()], card.Enc)
+	m1, m2 := c.m1(session.RC), c.m2(session)
+	testEnvelope(t, &q.M1, m1[:], card.Auth[:c.Suite.Layers()], server.Enc)
+	testEnvelope(t, &q.M2, m2[:], server.Auth[:c.Suite.Layers()], card.Enc)
 
-	m1, err := c.SealM1(ctx, randomOf(&q.M1), card, server.Public(), session.RC)
+	sealed, err := c.SealM1(ctx, randomOf(&q.M1), card, server.Public(), session.RC)
 	require.NoError(t, err)
-	assert.Equal(t, []byte(q.M1.Envelope), m1)
-	rc, err := c.OpenM1(ctx, server, card.Public(), m1)
+	assert.Equal(t, []byte(q.M1.Envelope), sealed)
+	rc, err := c.OpenM1(ctx, server, card.Public(), sealed)
 	require.NoError(t, err)
 	assert.Equal(t, session.RC, rc)
-	m2, err := c.SealM2(ctx, randomOf(&q.M2), server, card.Public(), session)
+	sealed, err = c.SealM2(ctx, randomOf(&q.M2), server, card.Public(), session)
 	require.NoError(t, err)
-	assert.Equal(t, []byte(q.M2.Envelope), m2)
-	opened, err := c.OpenM2(ctx, card, server.Public(), rc, m2)
+	assert.Equal(t, []byte(q.M2.Envelope), sealed)
+	opened, err := c.OpenM2(ctx, card, server.Public(), rc, sealed)
 	require.NoError(t, err)
 	assert.Equal(t, *session, *opened)
 
@@ -119,8 +121,9 @@ func testSession(t *testing.T, s *vectors.Set, q *vectors.Session, server, card 
 		assert.Equal(t, []byte(v.CommandHash), r.Command[:])
 		sum := sha256.Sum256(r.Response)
 		assert.Equal(t, []byte(v.ResponseHash), sum[:])
-		assert.Equal(t, []byte(v.Message), r.message())
-		testLayers(t, v.T1, v.AfterPrivateKey, r.message(), card.Auth[:c.Suite.Layers()])
+		m := r.message()
+		assert.Equal(t, []byte(v.Message), m[:])
+		testLayers(t, v.T1, v.AfterPrivateKey, m[:], card.Auth[:c.Suite.Layers()])
 		value, err := r.Sign(ctx, card)
 		require.NoError(t, err)
 		assert.Equal(t, []byte(v.Value), value)
@@ -132,7 +135,7 @@ func testSession(t *testing.T, s *vectors.Set, q *vectors.Session, server, card 
 func testLayers(t *testing.T, t1 []byte, after []vectors.Hex, m []byte, auth []PrivateKey) {
 	t.Helper()
 	k := auth[0].Public().Size()
-	assert.Equal(t, t1, appendT1(nil, m, k))
+	assert.Equal(t, t1, t1Of(m, k))
 	require.Len(t, after, len(auth))
 	x := t1
 	for i, a := range auth {
@@ -158,7 +161,7 @@ func testEnvelope(t *testing.T, v *vectors.Envelope, m []byte, auth []PrivateKey
 	assert.Equal(t, []byte(v.OAEPPlaintext), join(v.EnvelopeKey, x)[:len(v.OAEPPlaintext)])
 
 	// The parts, made with the standard library.
-	oaep, err := encryptOAEP(bytes.NewReader(v.OAEPSeed), enc.Public(), v.OAEPPlaintext, 0)
+	oaep, err := oaepOf(bytes.NewReader(v.OAEPSeed), enc.Public(), v.OAEPPlaintext)
 	require.NoError(t, err)
 	assert.Equal(t, []byte(v.OAEPCiphertext), oaep)
 	assert.Equal(t, []byte(v.OAEPPlaintext), decryptOAEPStd(t, enc, oaep))
@@ -173,7 +176,7 @@ func testEnvelope(t *testing.T, v *vectors.Envelope, m []byte, auth []PrivateKey
 	sealed, err := Seal(randomOf(v), enc.Public(), x)
 	require.NoError(t, err)
 	assert.Equal(t, []byte(v.Envelope), sealed)
-	opened, ok, err := open(t.Context(), enc, sealed, len(x))
+	opened, ok, err := open(t.Context(), enc, nil, sealed, len(x))
 	require.NoError(t, err)
 	assert.Equal(t, 1, ok)
 	assert.Equal(t, []byte(x), opened)
@@ -212,6 +215,23 @@ func TestNegativeVectors(t *testing.T) {
 			assert.NoError(t, r.Verify(card.Public(), n.Input[at+4:]), n.Why)
 		}
 	}
+}
+
+func t1Of(m []byte, k int) []byte {
+	x := make([]byte, k)
+	putT1(x, m)
+	return x
+}
+
+func oaepOf(rand io.Reader, pk *rsa.PublicKey, m []byte) ([]byte, error) {
+	em := make([]byte, pk.Size())
+	copy(em[len(em)-len(m):], m)
+	return em, encryptOAEP(context.Background(), nil, rand, pk, em, len(m))
+}
+
+func publicOf(pk *rsa.PublicKey, x []byte) ([]byte, error) {
+	x = bytes.Clone(x)
+	return x, public(context.Background(), nil, pk, x)
 }
 
 func first(t testing.TB) (*vectors.Set, *vectors.Session) {
@@ -325,7 +345,7 @@ func TestNoRandomness(t *testing.T) {
 		_, err := challenge(t, s, q).SealM2(t.Context(), &f, server, card.Public(), &Session{})
 		assert.Error(t, err, "%d random bytes", n)
 	}
-	_, err := encryptOAEP(new(failing), card.Enc.Public(), nil, 0)
+	_, err := oaepOf(new(failing), card.Enc.Public(), nil)
 	assert.ErrorIs(t, err, io.ErrNoProgress)
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -17,6 +18,7 @@ import (
 type PrivateKeys struct {
 	Auth []PrivateKey
 	Enc  PrivateKey
+	Ops  PublicOps // does the holder's operations under its peers' keys; nil: this package
 }
 
 // PublicKeys is the public half of a key set.
@@ -162,30 +164,39 @@ func parsePublic(s string) (*rsa.PublicKey, error) {
 // Private parses the set as private keys and validates it. The error matches
 // ErrKey.
 func (k KeysPEM) Private() (PrivateKeys, error) {
+	return k.PrivateBy(func(r *rsa.PrivateKey) (PrivateKey, error) { return NewKey(r) })
+}
+
+// PrivateBy is Private with the keys made by load, which checks each, rather
+// than by NewKey.
+func (k KeysPEM) PrivateBy(load func(*rsa.PrivateKey) (PrivateKey, error)) (PrivateKeys, error) {
 	var set PrivateKeys
-	load := func(name, s string) (PrivateKey, error) {
+	one := func(name, s string) (PrivateKey, error) {
 		r, err := parsePrivate(s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		key, err := NewKey(r)
-		if err != nil {
+		key, err := load(r)
+		switch {
+		case err == nil:
+			return key, nil
+		case errors.Is(err, ErrKey):
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		return key, nil
+		return nil, fmt.Errorf("%w: %s: %w", ErrKey, name, err)
 	}
 	if len(k.Auth) > 3 {
 		return set, fmt.Errorf("%w: %d auth keys, 1 or 3 wanted", ErrKey, len(k.Auth))
 	}
 	for i, s := range k.Auth {
-		key, err := load(fmt.Sprintf("auth key %d", i+1), s)
+		key, err := one(fmt.Sprintf("auth key %d", i+1), s)
 		if err != nil {
 			return set, err
 		}
 		set.Auth = append(set.Auth, key)
 	}
 	var err error
-	if set.Enc, err = load("enc key", k.Enc); err != nil {
+	if set.Enc, err = one("enc key", k.Enc); err != nil {
 		return set, err
 	}
 	return set, set.Public().Validate()
@@ -271,10 +282,16 @@ const maxKID = 0x0F
 
 // Private parses the set as a server's own. The error matches ErrKey.
 func (k KeySetPEM) Private() (ServerKeys, error) {
+	return k.PrivateBy(func(r *rsa.PrivateKey) (PrivateKey, error) { return NewKey(r) })
+}
+
+// PrivateBy is Private with the keys made by load, which checks each, rather
+// than by NewKey.
+func (k KeySetPEM) PrivateBy(load func(*rsa.PrivateKey) (PrivateKey, error)) (ServerKeys, error) {
 	if k.ID < 1 || k.ID > maxKID {
 		return ServerKeys{}, fmt.Errorf("%w: key set id %d, 1 to 15 wanted", ErrKey, k.ID)
 	}
-	keys, err := k.KeysPEM.Private()
+	keys, err := k.KeysPEM.PrivateBy(load)
 	return ServerKeys{KID: k.ID, PrivateKeys: keys}, err
 }
 

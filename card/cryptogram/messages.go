@@ -2,11 +2,15 @@ package cryptogram
 
 import (
 	"context"
+	"crypto/aes"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"sync"
 )
 
 // Lengths in bytes of the messages under the private-key layer (§4, §8).
@@ -46,42 +50,75 @@ func (Session) GoString() string { return "cryptogram.Session" }
 
 // ServerID is SID = H(kid ‖ n of each auth key ‖ n of enc) (§2).
 func ServerID(kid byte, keys PublicKeys) [32]byte {
-	h := sha256.New()
-	h.Write([]byte{kid})
+	b := append(make([]byte, 0, 1+4*maxModulus), kid)
 	for _, k := range keys.Auth {
-		h.Write(k.N.Bytes())
+		b = appendModulus(b, k)
 	}
-	h.Write(keys.Enc.N.Bytes())
-	return [32]byte(h.Sum(nil))
+	return sha256.Sum256(appendModulus(b, keys.Enc))
+}
+
+func appendModulus(b []byte, k *rsa.PublicKey) []byte {
+	n := len(b)
+	b = slices.Grow(b, k.Size())[:n+k.Size()]
+	k.N.FillBytes(b[n:])
+	return b
 }
 
 // HashCommand is H(INS ‖ command data) (§4, §8).
-func HashCommand(ins byte, data []byte) [32]byte {
+func HashCommand(ins byte, data []byte) (out [32]byte) {
 	h := sha256.New()
 	h.Write([]byte{ins})
 	h.Write(data)
-	return [32]byte(h.Sum(nil))
+	h.Sum(out[:0])
+	return out
 }
 
-func (c *Challenge) m1(rc [32]byte) []byte {
-	m := append(make([]byte, 0, lenM1), 0xA1, version, byte(c.Suite), c.KID)
-	m = append(m, c.RS[:]...)
-	m = append(m, c.SID[:16]...)
-	m = append(m, rc[:]...)
-	return append(m, c.EID[:]...)
+func (c *Challenge) m1(rc [32]byte) (m [lenM1]byte) {
+	m[0], m[1], m[2], m[3] = 0xA1, version, byte(c.Suite), c.KID
+	copy(m[4:], c.RS[:])
+	copy(m[20:], c.SID[:16])
+	copy(m[36:], rc[:])
+	copy(m[68:], c.EID[:])
+	return m
 }
 
-func (c *Challenge) m2(s *Session) []byte {
-	m := append(make([]byte, 0, lenM2), 0xA2, version, byte(c.Suite), c.KID)
-	m = append(m, s.RC[:]...)
-	m = append(m, s.RK[:]...)
-	m = append(m, s.HC[:]...)
-	bind := make([]byte, 0, 64)
-	bind = append(bind, c.RS[:]...)
-	bind = append(bind, c.SID[:]...)
-	bind = append(bind, c.EID[:]...)
-	sum := sha256.Sum256(bind)
-	return append(m, sum[:16]...)
+func (c *Challenge) m2(s *Session) (m [lenM2]byte) {
+	m[0], m[1], m[2], m[3] = 0xA2, version, byte(c.Suite), c.KID
+	copy(m[4:], s.RC[:])
+	copy(m[36:], s.RK[:])
+	copy(m[52:], s.HC[:])
+	var bind [64]byte
+	copy(bind[:], c.RS[:])
+	copy(bind[16:], c.SID[:])
+	copy(bind[48:], c.EID[:])
+	sum := sha256.Sum256(bind[:])
+	copy(m[84:], sum[:16])
+	return m
+}
+
+// workspaces hold the memory of messages on their way through the two layers:
+// an envelope of the longest modulus on the longest. They are left clean.
+var workspaces = sync.Pool{New: func() any { return new(workspace) }}
+
+type workspace [maxModulus + oaepOver + 2*aes.BlockSize]byte
+
+func (w *workspace) free() {
+	clear(w[:])
+	workspaces.Put(w)
+}
+
+// sealSigned is Env(peer, PrivEnc(auth, m)), the public operation by ops.
+func sealSigned(ctx context.Context, ops PublicOps, rand io.Reader, auth []PrivateKey, peer *rsa.PublicKey, m []byte) ([]byte, error) {
+	k, err := layerLen(auth, m)
+	if err != nil {
+		return nil, err
+	}
+	w := workspaces.Get().(*workspace)
+	defer w.free()
+	if err := privEnc(ctx, auth, w[:k], m); err != nil {
+		return nil, err
+	}
+	return seal(ctx, ops, rand, peer, w[:k])
 }
 
 // SealM1 is the card's: M1 = Env(server.enc, PrivEnc(card.auth, m1)).
@@ -90,11 +127,8 @@ func (c *Challenge) SealM1(ctx context.Context, rand io.Reader, card PrivateKeys
 	if err != nil {
 		return nil, err
 	}
-	x, err := PrivEnc(ctx, auth, c.m1(rc))
-	if err != nil {
-		return nil, err
-	}
-	return Seal(rand, server.Enc, x)
+	m := c.m1(rc)
+	return sealSigned(ctx, card.Ops, rand, auth, server.Enc, m[:])
 }
 
 // OpenM1 is the server's: it opens M1 and gives RC where tag, version, suite,
@@ -105,33 +139,41 @@ func (c *Challenge) OpenM1(ctx context.Context, server PrivateKeys, card PublicK
 	if err != nil {
 		return rc, err
 	}
-	x, opened, err := open(ctx, server.Enc, envelope, auth[0].Size())
+	w := workspaces.Get().(*workspace)
+	defer w.free()
+	x, opened, err := open(ctx, server.Enc, w[:], envelope, auth[0].Size())
 	if err != nil {
 		return rc, lengthToOpen(err)
 	}
-	m, signed, err := pubDec(auth, x, lenM1)
+	m, signed, err := pubDec(ctx, server.Ops, auth, x, lenM1)
 	if err != nil {
 		return rc, err
 	}
 	got := [32]byte(m[36:68])
 	want := c.m1(got)
-	part := func(from, to int) int { return subtle.ConstantTimeCompare(m[from:to], want[from:to]) }
-	head, rs, sid, eid := part(0, 4), part(4, 20), part(20, 36), part(68, 84)
-	if opened&signed&head&rs&sid&eid == 1 {
-		return got, nil
+	// In the order of errM1.
+	checks := [...]int{
+		opened, signed,
+		subtle.ConstantTimeCompare(m[0:4], want[0:4]),
+		subtle.ConstantTimeCompare(m[4:20], want[4:20]),
+		subtle.ConstantTimeCompare(m[20:36], want[20:36]),
+		subtle.ConstantTimeCompare(m[68:84], want[68:84]),
 	}
-	for _, f := range []struct {
-		ok     int
-		reason string
-	}{
-		{opened, "public-key layer"}, {signed, "private-key layer"}, {head, "tag, version, suite or kid"},
-		{rs, "RS"}, {sid, "SID"}, {eid, "EID"},
-	} {
-		if f.ok != 1 {
-			return rc, &OpenError{Reason: "M1: " + f.reason}
-		}
+	all, first := 1, 0 // first counts the checks before the first that failed
+	for _, ok := range checks {
+		all &= ok
+		first += all
 	}
-	return rc, &OpenError{Reason: "M1"}
+	if all != 1 {
+		return rc, errM1[first]
+	}
+	return got, nil
+}
+
+// errM1 says which check of M1 failed first. Nothing is made for it then, so
+// that it takes no time that a good M1 does not.
+var errM1 = [...]*OpenError{
+	{"M1: public-key layer"}, {"M1: private-key layer"}, {"M1: tag, version, suite or kid"}, {"M1: RS"}, {"M1: SID"}, {"M1: EID"},
 }
 
 // SealM2 is the server's: M2 = Env(card.enc, PrivEnc(server.auth, m2)).
@@ -140,11 +182,8 @@ func (c *Challenge) SealM2(ctx context.Context, rand io.Reader, server PrivateKe
 	if err != nil {
 		return nil, err
 	}
-	x, err := PrivEnc(ctx, auth, c.m2(s))
-	if err != nil {
-		return nil, err
-	}
-	return Seal(rand, card.Enc, x)
+	m := c.m2(s)
+	return sealSigned(ctx, server.Ops, rand, auth, card.Enc, m[:])
 }
 
 // OpenM2 is the card's: it opens M2 and gives the session where all but RK and
@@ -155,16 +194,19 @@ func (c *Challenge) OpenM2(ctx context.Context, card PrivateKeys, server PublicK
 	if err != nil {
 		return nil, err
 	}
-	x, ok, err := open(ctx, card.Enc, envelope, auth[0].Size())
+	w := workspaces.Get().(*workspace)
+	defer w.free()
+	x, ok, err := open(ctx, card.Enc, w[:], envelope, auth[0].Size())
 	if err != nil {
 		return nil, err
 	}
-	m, signed, err := pubDec(auth, x, lenM2)
+	m, signed, err := pubDec(ctx, card.Ops, auth, x, lenM2)
 	if err != nil {
 		return nil, err
 	}
 	s := &Session{RC: rc, RK: [16]byte(m[36:52]), HC: [32]byte(m[52:84])}
-	ok &= signed & subtle.ConstantTimeCompare(m, c.m2(s))
+	want := c.m2(s)
+	ok &= signed & subtle.ConstantTimeCompare(m, want[:])
 	if ok != 1 {
 		return nil, &OpenError{Reason: "M2"}
 	}
@@ -186,16 +228,16 @@ func (SessionKeys) GoString() string { return "cryptogram.SessionKeys" }
 
 // Keys derives the session keys.
 func (c *Challenge) Keys(s *Session) SessionKeys {
-	in := make([]byte, 0, 116)
-	in = append(in, s.RC[:]...)
-	in = append(in, s.RK[:]...)
-	in = append(in, c.RS[:]...)
-	in = append(in, c.SID[:]...)
-	in = append(in, c.EID[:]...)
-	in = append(in, 0, 0, 0, 1)
-	enc := sha256.Sum256(in)
-	in[len(in)-1] = 2
-	mac := sha256.Sum256(in)
+	var in [116]byte
+	copy(in[:], s.RC[:])
+	copy(in[32:], s.RK[:])
+	copy(in[48:], c.RS[:])
+	copy(in[64:], c.SID[:])
+	copy(in[96:], c.EID[:])
+	in[115] = 1
+	enc := sha256.Sum256(in[:])
+	in[115] = 2
+	mac := sha256.Sum256(in[:])
 	return SessionKeys{Enc: [16]byte(enc[:16]), Mac: [16]byte(mac[:16])}
 }
 
@@ -207,12 +249,13 @@ type Receipt struct {
 	Response []byte   // the response data before the receipt, 9E
 }
 
-func (r *Receipt) message() []byte {
-	m := append(make([]byte, 0, lenReceipt), 0xA3, version, byte(r.Suite))
-	m = append(m, r.EID[:]...)
-	m = append(m, r.Command[:]...)
+func (r *Receipt) message() (m [lenReceipt]byte) {
+	m[0], m[1], m[2] = 0xA3, version, byte(r.Suite)
+	copy(m[3:], r.EID[:])
+	copy(m[19:], r.Command[:])
 	sum := sha256.Sum256(r.Response)
-	return append(m, sum[:]...)
+	copy(m[51:], sum[:])
+	return m
 }
 
 // Sign is the card's: PrivEnc(card.auth, A3 …), deterministic.
@@ -221,21 +264,38 @@ func (r *Receipt) Sign(ctx context.Context, card PrivateKeys) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return PrivEnc(ctx, auth, r.message())
+	m := r.message()
+	return PrivEnc(ctx, auth, m[:])
 }
 
 // Verify is the server's: value must open under the registered keys and say
 // exactly this. The error is an *OpenError.
-func (r *Receipt) Verify(card PublicKeys, value []byte) error {
+func (r *Receipt) Verify(card PublicKeys, value []byte) error { return r.VerifyBy(nil, card, value) }
+
+// VerifyBy is Verify with the public operations by ops, or by this package
+// where ops is nil or fails: a receipt is no less true for that.
+func (r *Receipt) VerifyBy(ops PublicOps, card PublicKeys, value []byte) error {
 	auth, err := card.layers(r.Suite)
 	if err != nil {
 		return &OpenError{Reason: fmt.Sprintf("receipt: %v", err)}
 	}
-	m, err := PubDec(auth, value, lenReceipt)
+	if len(value) > maxModulus {
+		return &OpenError{Reason: "receipt: length"}
+	}
+	w := workspaces.Get().(*workspace)
+	defer w.free()
+	m, ok, err := pubDec(context.Background(), ops, auth, w[:copy(w[:], value)], lenReceipt)
+	if err != nil && ops != nil {
+		m, ok, err = pubDec(context.Background(), nil, auth, w[:copy(w[:], value)], lenReceipt)
+	}
 	if err != nil {
+		return &OpenError{Reason: fmt.Sprintf("receipt: %v", err)}
+	}
+	if ok != 1 {
 		return &OpenError{Reason: "receipt: private-key layer"}
 	}
-	if subtle.ConstantTimeCompare(m, r.message()) != 1 {
+	want := r.message()
+	if subtle.ConstantTimeCompare(m, want[:]) != 1 {
 		return &OpenError{Reason: "receipt: other suite, EID, command or response"}
 	}
 	return nil

@@ -4,8 +4,11 @@ import (
 	"context"
 	"crypto/rsa"
 	"crypto/subtle"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/big"
+	"math/bits"
 
 	"filippo.io/bigmod"
 )
@@ -18,6 +21,25 @@ type PrivateKey interface {
 	// the modulus's length in bytes, checked with the public exponent before
 	// it is returned. It is safe for concurrent use.
 	Private(ctx context.Context, c []byte) ([]byte, error)
+}
+
+// CheckedKey is a PrivateKey of this program's own arithmetic: it checks every
+// value with the public exponent before it lets it go, so that PrivEnc need not
+// do it again, and works in memory that it is given. What hardware or a driver
+// computes is no CheckedKey.
+type CheckedKey interface {
+	PrivateKey
+	// PrivateTo is Private with the value in dst, which is as long as c and may
+	// be c. After an error dst holds nothing of use.
+	PrivateTo(ctx context.Context, dst, c []byte) error
+}
+
+// PublicOps does public operations for those who have many: in batches.
+type PublicOps interface {
+	// PublicTo is RSAVP1 = RSAEP of RFC 8017 on x, a value below n in exactly
+	// the modulus's length in bytes, with the value in dst, which is as long
+	// and may be x. It is safe for concurrent use.
+	PublicTo(ctx context.Context, k *rsa.PublicKey, dst, x []byte) error
 }
 
 // Exponent is the public exponent of every key (§2).
@@ -100,26 +122,36 @@ func (k *Key) Private(ctx context.Context, c []byte) ([]byte, error) {
 	return m.Bytes(k.n), nil
 }
 
-// private is key.Private. Whatever implements it, the result has the modulus's
-// length; with verify, one that this package did not check itself is checked
-// with the public exponent.
-func private(ctx context.Context, key PrivateKey, c []byte, verify bool) ([]byte, error) {
-	x, err := key.Private(ctx, c)
+// PrivateTo implements CheckedKey.
+func (k *Key) PrivateTo(ctx context.Context, dst, c []byte) error {
+	x, err := k.Private(ctx, c)
+	copy(dst, x)
+	clear(x)
+	return err
+}
+
+// private replaces x by key's private operation on it. Whatever implements it,
+// the value has the modulus's length; with verify, one of a key that is no
+// CheckedKey is checked with the public exponent.
+func private(ctx context.Context, key PrivateKey, x []byte, verify bool) error {
+	if own, ok := key.(CheckedKey); ok {
+		return own.PrivateTo(ctx, x, x)
+	}
+	y, err := key.Private(ctx, x)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	pk := key.Public()
-	if len(x) != pk.Size() {
-		return nil, ErrFault
+	if len(y) != len(x) {
+		return ErrFault
 	}
-	if _, checked := key.(*Key); checked || !verify {
-		return x, nil
+	if verify {
+		back := make([]byte, len(x))
+		if err := publicTo(key.Public(), back, y); err != nil || subtle.ConstantTimeCompare(back, x) != 1 {
+			return ErrFault
+		}
 	}
-	back, err := public(pk, x)
-	if err != nil || subtle.ConstantTimeCompare(back, c) != 1 {
-		return nil, ErrFault
-	}
-	return x, nil
+	copy(x, y)
+	return nil
 }
 
 // String keeps the key out of logs.
@@ -146,33 +178,66 @@ func checkPublic(k *rsa.PublicKey) error {
 	return nil
 }
 
-// public is RSAVP1 = RSAEP on x, which must be below n and as long.
-func public(k *rsa.PublicKey, x []byte) ([]byte, error) {
+// public replaces x by RSAVP1 = RSAEP on it, which must be below n and as long,
+// by ops, or here where that is nil.
+func public(ctx context.Context, ops PublicOps, k *rsa.PublicKey, x []byte) error {
+	if ops != nil {
+		return ops.PublicTo(ctx, k, x, x)
+	}
+	return publicTo(k, x, x)
+}
+
+func publicTo(k *rsa.PublicKey, dst, x []byte) error {
 	n, err := bigmod.NewModulus(k.N.Bytes())
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+		return fmt.Errorf("%w: %w", ErrKey, err)
 	}
 	v, err := bigmod.NewNat().SetBytes(x, n)
 	if err != nil {
-		return nil, fmt.Errorf("%w: operand is not below the modulus", ErrKey)
+		return fmt.Errorf("%w: operand is not below the modulus", ErrKey)
 	}
-	return bigmod.NewNat().ExpShortVarTime(v, Exponent, n).Bytes(n), nil
+	copy(dst, bigmod.NewNat().ExpShortVarTime(v, Exponent, n).Bytes(n))
+	return nil
 }
 
-// below is 1 if x < n and 0 otherwise, in constant time for x and n of equal
-// length.
-func below(x, n []byte) int {
-	borrow := 0
-	for i := len(x) - 1; i >= 0; i-- {
-		borrow = (int(x[i]) - int(n[i]) - borrow) >> 8 & 1
+// maxModulus is the length in bytes of the longest modulus of §2.
+const maxModulus = 512
+
+// below is 1 if x < n and 0 otherwise, in constant time for an x as long as n
+// in whole words.
+func below(x []byte, n *big.Int) int {
+	var borrow uint
+	for _, w := range n.Bits() {
+		at := len(x) - bits.UintSize/8
+		_, borrow = bits.Sub(word(x[at:]), uint(w), borrow)
+		x = x[:at]
 	}
-	return borrow
+	return int(borrow)
 }
 
-// clamp overwrites x with zeroes where it is not below n, so that the work goes
-// on with a value that fits, and reports which it was.
+// word is the big-endian word that b begins with.
+func word(b []byte) uint {
+	if bits.UintSize == 32 {
+		return uint(binary.BigEndian.Uint32(b))
+	}
+	return uint(binary.BigEndian.Uint64(b))
+}
+
+// clamp clears the first word of x, as long as k's modulus, where x is not below
+// it, so that the work goes on with a value that fits and looks like any other,
+// and reports which it was.
 func clamp(x []byte, k *rsa.PublicKey) (ok int) {
-	ok = below(x, k.N.FillBytes(make([]byte, len(x))))
-	subtle.ConstantTimeCopy(1-ok, x, make([]byte, len(x)))
+	ok = below(x, k.N)
+	binary.BigEndian.PutUint64(x, binary.BigEndian.Uint64(x)&-uint64(ok))
 	return ok
+}
+
+// checkSize refuses a key whose modulus is of another size than §2 has: what
+// follows counts on it.
+func checkSize(k *rsa.PublicKey) (size int, err error) {
+	switch size = k.Size(); size {
+	case 2048 / 8, 3072 / 8, maxModulus:
+		return size, nil
+	}
+	return 0, fmt.Errorf("%w: modulus of %d bytes", ErrKey, size)
 }

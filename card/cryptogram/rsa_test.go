@@ -8,6 +8,8 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"encoding/binary"
+	"math"
 	"math/big"
 	"testing"
 
@@ -76,7 +78,7 @@ func TestPrivateAgainstBigInt(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, new(big.Int).Exp(v, r.D, r.N).FillBytes(make([]byte, size)), got)
 			assert.Equal(t, v.FillBytes(make([]byte, size)), c, "the operand is the caller's")
-			back, err := public(k.Public(), got)
+			back, err := publicOf(k.Public(), got)
 			require.NoError(t, err)
 			assert.Equal(t, c, back)
 		}
@@ -95,7 +97,7 @@ func TestPrivateOperand(t *testing.T) {
 	_, err := k.Private(ctx, make([]byte, 256))
 	assert.ErrorIs(t, err, context.Canceled)
 	for _, x := range [][]byte{n, bytes.Repeat([]byte{0xFF}, 256)} {
-		_, err := public(k.Public(), x)
+		_, err := publicOf(k.Public(), x)
 		assert.ErrorIs(t, err, ErrKey)
 	}
 }
@@ -165,7 +167,7 @@ func TestOAEPAgainstStandardLibrary(t *testing.T) {
 			m := make([]byte, n)
 			_, err := rand.Read(m)
 			require.NoError(t, err)
-			c, err := encryptOAEP(rand.Reader, &r.PublicKey, m, size)
+			c, err := oaepOf(rand.Reader, &r.PublicKey, m)
 			require.NoError(t, err)
 			assert.Equal(t, m, append([]byte{}, decryptOAEPStd(t, k, c)...))
 			theirs, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, &r.PublicKey, m, nil)
@@ -188,7 +190,7 @@ func TestOAEPAgainstStandardLibrary(t *testing.T) {
 		// With a label it is another encryption.
 		c, err := rsa.EncryptOAEP(sha256.New(), rand.Reader, &r.PublicKey, make([]byte, 20), []byte("label"))
 		require.NoError(t, err)
-		_, ok, err := open(t.Context(), k, c, 20)
+		_, ok, err := open(t.Context(), k, nil, c, 20)
 		require.NoError(t, err)
 		assert.Zero(t, ok)
 	}
@@ -237,12 +239,12 @@ func TestEnvelopeLengths(t *testing.T) {
 		}
 		assert.Len(t, c, want, "%d bytes", n)
 		assert.Equal(t, want, EnvelopeLen(k.Public(), n))
-		got, ok, err := open(t.Context(), k, c, n)
+		got, ok, err := open(t.Context(), k, nil, c, n)
 		require.NoError(t, err)
 		assert.Equal(t, 1, ok)
 		assert.Equal(t, m, append([]byte{}, got...))
 		for _, l := range []int{0, len(c) - 1, len(c) + 1, len(c) + 16} {
-			_, ok, err := open(t.Context(), k, append(bytes.Clone(c), make([]byte, 16)...)[:l], n)
+			_, ok, err := open(t.Context(), k, nil, append(bytes.Clone(c), make([]byte, 16)...)[:l], n)
 			assert.ErrorIs(t, err, ErrLength)
 			assert.Zero(t, ok)
 		}
@@ -251,7 +253,7 @@ func TestEnvelopeLengths(t *testing.T) {
 			if other < 0 || EnvelopeLen(k.Public(), other) != len(c) {
 				continue
 			}
-			_, ok, err := open(t.Context(), k, c, other)
+			_, ok, err := open(t.Context(), k, nil, c, other)
 			require.NoError(t, err)
 			assert.Zero(t, ok, "%d bytes opened as %d", n, other)
 		}
@@ -264,21 +266,21 @@ func TestOpenRejectsEveryTailByte(t *testing.T) {
 	c, err := Seal(rand.Reader, k.Public(), m)
 	require.NoError(t, err)
 	require.Len(t, c, 256+32)
-	got, ok, err := open(t.Context(), k, c, len(m))
+	got, ok, err := open(t.Context(), k, nil, c, len(m))
 	require.NoError(t, err)
 	require.Equal(t, 1, ok)
 	require.Equal(t, m, got)
 	for i := 256; i < len(c); i++ {
 		bad := bytes.Clone(c)
 		bad[i] ^= 0x80
-		got, ok, err := open(t.Context(), k, bad, len(m))
+		got, ok, err := open(t.Context(), k, nil, bad, len(m))
 		require.NoError(t, err)
 		assert.False(t, ok == 1 && bytes.Equal(got, m), "byte %d", i)
 		assert.Len(t, got, len(m))
 	}
 	// Not below n: the same work and a dummy value.
 	bad := append(bytes.Repeat([]byte{0xFF}, 256), c[256:]...)
-	got, ok, err = open(t.Context(), k, bad, len(m))
+	got, ok, err = open(t.Context(), k, nil, bad, len(m))
 	require.NoError(t, err)
 	assert.Zero(t, ok)
 	assert.Len(t, got, len(m))
@@ -289,7 +291,7 @@ func TestT1IsStrict(t *testing.T) {
 	k := key(t, "card-auth-1")
 	pub := []*rsa.PublicKey{k.Public()}
 	m := bytes.Repeat([]byte{0x5A}, lenM1)
-	t1 := appendT1(nil, m, 256)
+	t1 := t1Of(m, 256)
 	sign := func(x []byte) []byte {
 		c, err := k.Private(t.Context(), x)
 		require.NoError(t, err)
@@ -368,15 +370,34 @@ func TestTripleNeedsItsOrder(t *testing.T) {
 }
 
 func TestBelow(t *testing.T) {
+	wide := func(words ...uint64) (b []byte) {
+		for _, w := range words {
+			b = binary.BigEndian.AppendUint64(b, w)
+		}
+		return b
+	}
+	const all = math.MaxUint64
 	for _, c := range []struct {
-		x, n string
+		x, n []byte
 		want int
 	}{
-		{"\x00\x00", "\x00\x01", 1}, {"\x00\x01", "\x00\x01", 0}, {"\x00\x02", "\x00\x01", 0},
-		{"\x00\xFF", "\x01\x00", 1}, {"\x01\x00", "\x00\xFF", 0}, {"\xFF\xFE", "\xFF\xFF", 1}, {"\xFF\xFF", "\xFF\xFF", 0},
+		{wide(0), wide(1), 1}, {wide(1), wide(1), 0}, {wide(2), wide(1), 0}, {wide(0, all), wide(1, 0), 1}, {wide(1, 0), wide(1, 1), 1},
+		{wide(all, all-1), wide(all, all), 1}, {wide(all, all), wide(all, all), 0}, {wide(all-1, all), wide(all, 0), 1}, {wide(all, 0), wide(all-1, all), 0},
 	} {
-		assert.Equal(t, c.want, below([]byte(c.x), []byte(c.n)), "%X < %X", c.x, c.n)
+		assert.Equal(t, c.want, below(c.x, new(big.Int).SetBytes(c.n)), "%X < %X", c.x, c.n)
 	}
+}
+
+func TestClamp(t *testing.T) {
+	pk := key(t, "card-auth-1").Public()
+	x := pk.N.FillBytes(make([]byte, 256))
+	x[255] -= 2 // n is odd
+	below := bytes.Clone(x)
+	assert.Equal(t, 1, clamp(x, pk))
+	assert.Equal(t, below, x)
+	x[255] += 2
+	assert.Equal(t, 0, clamp(x, pk))
+	assert.Equal(t, append(make([]byte, 8), pk.N.Bytes()[8:]...), x)
 }
 
 func FuzzPubDec(f *testing.F) {
@@ -440,7 +461,7 @@ func BenchmarkPublic2048(b *testing.B) {
 	k := key(b, "card-auth-1")
 	c := bytes.Repeat([]byte{0x42}, 256)
 	for b.Loop() {
-		if _, err := public(k.Public(), c); err != nil {
+		if _, err := publicOf(k.Public(), c); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -53,10 +53,19 @@ var (
 // Session is one side of a session. It is not safe for concurrent use and
 // prints nothing of its keys.
 type Session struct {
-	enc, mac cipher.Block
-	k1       [blockSize]byte // CMAC subkey K1 (RFC 4493 §2.3)
-	ssc      [blockSize]byte
-	buf      []byte
+	enc, mac             cipher.Block
+	encrypter, decrypter cbcMode         // under Kenc; only by cbc
+	k1                   [blockSize]byte // CMAC subkey K1 (RFC 4493 §2.3)
+	ssc                  [blockSize]byte
+	block                [blockSize]byte // an IV, or CMAC's state
+	buf                  []byte
+}
+
+// cbcMode is what crypto/cipher's CBC of crypto/aes is, beyond what its type
+// says: it takes one IV after the other.
+type cbcMode interface {
+	cipher.BlockMode
+	SetIV([]byte)
 }
 
 // New starts a session under the keys Kenc and Kmac, SSC 0.
@@ -69,9 +78,10 @@ func New(kenc, kmac [16]byte) *Session {
 	if err != nil {
 		panic(err) // 16 bytes are always a key
 	}
-	var l [blockSize]byte
-	s.mac.Encrypt(l[:], l[:])
-	s.k1 = double(l)
+	s.encrypter = cipher.NewCBCEncrypter(s.enc, s.block[:]).(cbcMode)
+	s.decrypter = cipher.NewCBCDecrypter(s.enc, s.block[:]).(cbcMode)
+	s.mac.Encrypt(s.block[:], s.block[:])
+	s.k1 = double(s.block)
 	return s
 }
 
@@ -192,11 +202,16 @@ func (s *Session) count() {
 	}
 }
 
-// iv is AES-ECB(Kenc, SSC).
+// iv is AES-ECB(Kenc, SSC), in the session's memory.
 func (s *Session) iv() []byte {
-	iv := make([]byte, blockSize)
-	s.enc.Encrypt(iv, s.ssc[:])
-	return iv
+	s.enc.Encrypt(s.block[:], s.ssc[:])
+	return s.block[:]
+}
+
+// cbc does mode on b in place, under iv.
+func (s *Session) cbc(mode cbcMode, b []byte) {
+	mode.SetIV(s.iv())
+	mode.CryptBlocks(b, b)
 }
 
 func (s *Session) appendCryptogram(b, data []byte) []byte {
@@ -208,7 +223,7 @@ func (s *Session) appendCryptogram(b, data []byte) []byte {
 	b = append(b, paddedData)
 	start := len(b)
 	b = pad(append(b, data...), start)
-	cipher.NewCBCEncrypter(s.enc, s.iv()).CryptBlocks(b[start:], b[start:])
+	s.cbc(s.encrypter, b[start:])
 	return b
 }
 
@@ -217,7 +232,7 @@ func (s *Session) decrypt(value []byte) ([]byte, error) {
 		return nil, ErrCryptogram
 	}
 	plain := bytes.Clone(value[1:])
-	cipher.NewCBCDecrypter(s.enc, s.iv()).CryptBlocks(plain, plain)
+	s.cbc(s.decrypter, plain)
 	n := len(plain) - 1
 	for n > 0 && n > len(plain)-blockSize && plain[n] == 0 {
 		n--
@@ -243,17 +258,17 @@ func (s *Session) responseMAC(objects []byte) [macLen]byte {
 // sum is CMAC(Kmac, pad(buf))[0:8] (NIST SP 800-38B, RFC 4493).
 func (s *Session) sum() (out [macLen]byte) {
 	s.buf = pad(s.buf, 0)
-	var x [blockSize]byte
-	last := len(s.buf) - blockSize
+	x, last := s.block[:], len(s.buf)-blockSize
+	clear(x)
 	for i := 0; i < last; i += blockSize {
-		subtle.XORBytes(x[:], x[:], s.buf[i:i+blockSize])
-		s.mac.Encrypt(x[:], x[:])
+		subtle.XORBytes(x, x, s.buf[i:i+blockSize])
+		s.mac.Encrypt(x, x)
 	}
 	// The protocol pads first, so the last block is always complete: K1.
-	subtle.XORBytes(x[:], x[:], s.buf[last:])
-	subtle.XORBytes(x[:], x[:], s.k1[:])
-	s.mac.Encrypt(x[:], x[:])
-	copy(out[:], x[:])
+	subtle.XORBytes(x, x, s.buf[last:])
+	subtle.XORBytes(x, x, s.k1[:])
+	s.mac.Encrypt(x, x)
+	copy(out[:], x)
 	return out
 }
 

@@ -267,7 +267,7 @@ func TestBadCryptogramUnderAGoodMAC(t *testing.T) {
 	block := func(s *Session, plain []byte) []byte {
 		out := s.appendCryptogram(nil, nil)
 		// Overwrite with the encryption of plain, no padding added.
-		iv := s.iv()
+		iv := bytes.Clone(s.iv())
 		for i := range plain {
 			iv[i] ^= plain[i]
 		}
