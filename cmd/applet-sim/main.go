@@ -1,9 +1,10 @@
 // Command applet-sim is an emulated UICC with the management applet, as a card
-// in pcscd's virtual reader.
+// in pcscd's virtual reader or in QEMU's.
 package main
 
 import (
 	"context"
+	"crypto/rsa"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,8 @@ import (
 
 	appletsim "github.com/cardbridge/cardbridge/applet-sim"
 	"github.com/cardbridge/cardbridge/applet-sim/vpcd"
+	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/card/rsafast"
 )
 
 func main() {
@@ -46,6 +49,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 type options struct {
 	card       string
 	vpcd       string
+	vscard     string
 	write      int
 	away       time.Duration
 	noExtended bool
@@ -54,11 +58,12 @@ type options struct {
 func newCommand() *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
-		Use:   "applet-sim --card FILE --vpcd HOST:PORT",
-		Short: "An emulated UICC in pcscd's virtual reader",
+		Use:   "applet-sim --card FILE {--vpcd HOST:PORT | --vscard SOCKET}",
+		Short: "An emulated UICC in a virtual reader",
 		Long: `applet-sim puts the card of a card image file into pcscd's virtual reader
-(vpcd). What the card stores it stores in that file. It waits for vpcd, comes
-back whenever vpcd goes away, and ends with SIGTERM or SIGINT.`,
+(vpcd) or into QEMU's (ccid-card-passthru). What the card stores it stores in
+that file. It waits for the reader, comes back whenever that goes away, and ends
+with SIGTERM or SIGINT.`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -68,7 +73,8 @@ back whenever vpcd goes away, and ends with SIGTERM or SIGINT.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.card, "card", "", "card image `FILE` (required)")
-	f.StringVar(&o.vpcd, "vpcd", "", "where vpcd listens for the slot's card, `HOST:PORT` (required)")
+	f.StringVar(&o.vpcd, "vpcd", "", "where vpcd listens for the slot's card, `HOST:PORT`")
+	f.StringVar(&o.vscard, "vscard", "", "the `SOCKET` to make for the -chardev of QEMU's ccid-card-passthru")
 	f.IntVar(&o.write, "remove-after-write", 0, "take the card out after its `N`-th write to the card image, before it answers; 0: never")
 	f.DurationVar(&o.away, "remove-for", 2*time.Second, "how long it then stays out")
 	f.BoolVar(&o.noExtended, "no-extended", false, "a card without extended length: command chaining alone")
@@ -82,8 +88,10 @@ func (o *options) check() error {
 	switch {
 	case o.card == "":
 		return fmt.Errorf("%w: --card is missing", errUsage)
-	case o.vpcd == "":
-		return fmt.Errorf("%w: --vpcd is missing", errUsage)
+	case o.vpcd == "" && o.vscard == "":
+		return fmt.Errorf("%w: --vpcd is missing, or --vscard", errUsage)
+	case o.vpcd != "" && o.vscard != "":
+		return fmt.Errorf("%w: --vpcd and --vscard are two readers for one card", errUsage)
 	case o.write < 0:
 		return fmt.Errorf("%w: --remove-after-write %d is negative", errUsage, o.write)
 	case o.away <= 0:
@@ -100,7 +108,13 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if o.noExtended {
 		opts = append(opts, appletsim.WithoutExtendedLength())
 	}
-	card, err := appletsim.Open(o.card, opts...)
+	operations := rsafast.NewScheduler(rsafast.Config{})
+	defer operations.Close()
+	keys, err := keysFor(o.card, operations)
+	if err != nil {
+		return err
+	}
+	card, err := appletsim.Open(o.card, append(opts, appletsim.WithKeys(keys))...)
 	if err != nil {
 		return err
 	}
@@ -108,20 +122,50 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if o.write > 0 {
 		card.Inject(appletsim.Fault{Write: o.write, Kind: appletsim.CutAfter, Away: o.away})
 	}
-	err = vpcd.Serve(ctx, o.vpcd, card,
-		vpcd.OnAttached(func(string) { fmt.Fprintf(stdout, "attached %s\n", o.vpcd) }),
-		vpcd.OnWaiting(func(addr string) { fmt.Fprintf(stderr, "waiting for vpcd at %s\n", addr) }),
-		vpcd.WithPull(func(_, _ []byte) (time.Duration, bool) { return card.Away() }),
-	)
+	if o.vscard != "" {
+		err = serveQEMU(ctx, o.vscard, card, stdout, stderr)
+	} else {
+		err = vpcd.Serve(ctx, o.vpcd, card,
+			vpcd.OnAttached(func(string) { fmt.Fprintf(stdout, "attached %s\n", o.vpcd) }),
+			vpcd.OnWaiting(func(addr string) { fmt.Fprintf(stderr, "waiting for vpcd at %s\n", addr) }),
+			vpcd.WithPull(func(_, _ []byte) (time.Duration, bool) { return card.Away() }),
+		)
+	}
 	if ctx.Err() != nil {
 		return nil
 	}
 	return err
 }
 
+// maxImage is more bytes than a card image may have.
+const maxImage = 2 << 20
+
+// keysFor loads a card image's keys for a scheduler, which does the operations
+// under them, and those under the servers' keys.
+func keysFor(path string, s *rsafast.Scheduler) (cryptogram.PrivateKeys, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return cryptogram.PrivateKeys{}, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxImage))
+	if err != nil {
+		return cryptogram.PrivateKeys{}, err
+	}
+	im, err := appletsim.ParseImage(b)
+	if err != nil {
+		return cryptogram.PrivateKeys{}, fmt.Errorf("%s: %w", path, err)
+	}
+	keys, err := im.Keys.PrivateBy(func(k *rsa.PrivateKey) (cryptogram.PrivateKey, error) { return s.Load(k) })
+	keys.Ops = s
+	return keys, err
+}
+
 // hint says what to do about an error.
 func hint(err error) string {
 	switch {
+	case errors.Is(err, errSocket):
+		return "--vscard takes a path where no file is, or the socket that another applet-sim left."
 	case errors.Is(err, appletsim.ErrImage):
 		return "The card image is JSON as docs/protocol.md §9 has it; `cardbridge card new` makes one."
 	case errors.Is(err, appletsim.ErrInUse):

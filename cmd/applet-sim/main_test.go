@@ -169,6 +169,8 @@ func TestBadCommandLines(t *testing.T) {
 	}{
 		{nil, "--card is missing"},
 		{[]string{"--card", "x"}, "--vpcd is missing"},
+		{[]string{"--card", "x", "--vpcd", "h:1", "--vscard", "s"}, "two readers"},
+		{[]string{"--card", cardFile(t), "--vscard", filepath.Join(t.TempDir(), "none", "s")}, "--vscard takes"},
 		{[]string{"--card", "x", "--vpcd", "h:1", "--remove-after-write", "-1"}, "negative"},
 		{[]string{"--card", "x", "--vpcd", "h:1", "--remove-for", "0s"}, "--remove-for"},
 		{[]string{"--card", "x", "--vpcd", "h:1", "more"}, "more"},
