@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"sync"
 	"time"
 
 	"github.com/cardbridge/cardbridge/apdu"
@@ -26,49 +28,91 @@ const settleTime = time.Second
 // it.
 //
 // Where a call does not return before its context ends, it fails with an error
-// that matches apdu.ErrTimeout and the context's, and the Conn is dead: nothing
-// but Close can be done with it.
+// that matches apdu.ErrTimeout and the context's, and the Conn is dead until a
+// Reset brings it back.
 type Conn struct {
-	session  *session
-	options  Options
+	source  *Source
+	name    string // as it was asked for: the reader's name or identity
+	options Options
+
+	mu      sync.Mutex
+	session *session // replaced by a Reset that has to
+	closed  bool
+
 	protocol Protocol
 	atr      []byte
 }
 
 var _ apdu.Conn = (*Conn)(nil)
 
-// Connect powers and connects the card in the reader of exactly that name. While
-// an earlier call of this Source to that reader has not returned though its
-// context has ended, it fails at once with an error that matches apdu.ErrTimeout
-// and ErrStuck.
+// Connect powers and connects the card in the reader of exactly that name or
+// identity. While an earlier call of this Source to that reader goes on though
+// its context has ended, it fails at once with an error that matches
+// apdu.ErrTimeout and ErrStuck.
 func (s *Source) Connect(ctx context.Context, name string, o Options) (*Conn, error) {
-	if s.stuck(name) {
-		return nil, &Error{Op: "connect", Reader: name, Code: CodeTimeout, Err: ErrStuck}
-	}
-	ses, err := s.newSession(ctx, "connect", name)
-	if err != nil {
-		return nil, err
-	}
-	if o.MaxWait > 0 {
-		ses.max = o.MaxWait
-	}
-	c := &Conn{session: ses, options: o}
-	err = c.negotiate(ctx, "connect", o.Protocol, func(svc service, p Protocol) (Protocol, error) {
-		return svc.connect(name, o.Mode == reader.Exclusive, p)
-	})
-	if err != nil {
-		ses.close(LeaveCard)
+	c := &Conn{source: s, name: name, options: o}
+	if err := c.connect(ctx, "connect"); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
+// connect finds the reader and connects the card in it by a session of its own.
+func (c *Conn) connect(ctx context.Context, op string) error {
+	found, err := c.source.locate(ctx, op, c.name)
+	if err != nil {
+		return err
+	}
+	if c.source.stuck(found.Name) {
+		return &Error{Op: op, Reader: found.Name, Code: CodeTimeout, Err: ErrStuck}
+	}
+	ses, err := c.source.newSession(ctx, op, found.Name)
+	if err != nil {
+		return err
+	}
+	ses.max = c.options.maxWait()
+	err = c.negotiate(ctx, op, ses, func(svc service, p Protocol) (Protocol, error) {
+		p, err := svc.connect(found.Name, c.options.Mode == reader.Exclusive, p)
+		if err == nil && found.usb != nil {
+			if at := channelOf(svc); at.known && (at.bus != found.usb.Bus || at.address != found.usb.Address) {
+				return 0, CodeReaderUnavailable // the name has come to mean another reader
+			}
+		}
+		return p, err
+	})
+	if err == nil {
+		err = c.use(ses)
+	}
+	if err != nil {
+		ses.close(LeaveCard)
+	}
+	return err
+}
+
+// use makes ses the connection's session.
+func (c *Conn) use(ses *session) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return &Error{Op: "connect", Reader: ses.reader, Err: os.ErrClosed}
+	}
+	c.session = ses
+	return nil
+}
+
+func (c *Conn) current() *session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.session
+}
+
 // negotiate connects or reconnects by a protocol (AnyProtocol: T=1, then T=0)
 // and notes what that brought.
-func (c *Conn) negotiate(ctx context.Context, op string, want Protocol, connect func(service, Protocol) (Protocol, error)) error {
+func (c *Conn) negotiate(ctx context.Context, op string, ses *session, connect func(service, Protocol) (Protocol, error)) error {
 	var protocol Protocol
 	var atr []byte
-	err := c.session.do(ctx, op, func(svc service) (err error) {
+	err := ses.do(ctx, op, func(svc service) (err error) {
+		want := c.options.Protocol
 		first := want
 		if want == AnyProtocol {
 			first = T1
@@ -83,7 +127,7 @@ func (c *Conn) negotiate(ctx context.Context, op string, want Protocol, connect 
 		if protocol != T0 && protocol != T1 {
 			return CodeProtoMismatch
 		}
-		atr, err = svc.atr()
+		atr, _, err = svc.cardStatus()
 		return err
 	})
 	if err != nil {
@@ -113,15 +157,16 @@ func (c *Conn) Transmit(ctx context.Context, capdu []byte) ([]byte, error) {
 	}
 	command := bytes.Clone(c.tpdu(capdu)) // a call that outlives its context must not read the caller's
 	var rapdu []byte
-	err := c.session.do(ctx, "transmit", func(svc service) (err error) {
+	ses := c.current()
+	err := ses.do(ctx, "transmit", func(svc service) (err error) {
 		rapdu, err = svc.transmit(command)
 		switch {
 		case errors.Is(err, CodeNotTransacted), errors.Is(err, CodeCommDataLost): // it failed, and nothing more
-			if c.hasGone(svc) {
+			if hasGone(svc, ses.reader) {
 				return CodeRemovedCard
 			}
 		case err == nil && len(rapdu) == 0:
-			c.hasGone(svc)
+			hasGone(svc, ses.reader)
 			return &Error{Code: CodeRemovedCard, Err: apdu.ErrShortAnswer}
 		case err == nil && len(rapdu) < 2:
 			return &Error{Code: CodeCommDataLost, Err: apdu.ErrShortAnswer}
@@ -146,8 +191,8 @@ func (c *Conn) tpdu(capdu []byte) []byte {
 
 // hasGone waits for settleTime at most until the service notices that the card
 // has gone, and reports whether it has.
-func (c *Conn) hasGone(svc service) bool {
-	states := []readerState{{name: c.session.reader}}
+func hasGone(svc service, name string) bool {
+	states := []readerState{{name: name}}
 	for end := time.Now().Add(settleTime); ; {
 		if err := svc.status(states, time.Until(end)); err != nil {
 			return errors.Is(err, CodeUnknownReader)
@@ -162,26 +207,19 @@ func (c *Conn) hasGone(svc service) bool {
 // Begin keeps other programs from the card until End; it waits for those that
 // do the same.
 func (c *Conn) Begin(ctx context.Context) error {
-	return c.session.do(ctx, "begin transaction", service.begin)
+	return c.current().do(ctx, "begin transaction", service.begin)
 }
 
 // End ends what Begin began and leaves the card as it is.
 func (c *Conn) End(ctx context.Context) error {
-	return c.session.do(ctx, "end transaction", service.end)
-}
-
-// Reset resets the card (warm). It makes a Conn whose card another program has
-// reset usable again.
-func (c *Conn) Reset(ctx context.Context) error { return c.reset(ctx, "reset", ResetCard) }
-
-// ColdReset takes the card's power away and gives it back.
-func (c *Conn) ColdReset(ctx context.Context) error { return c.reset(ctx, "cold reset", UnpowerCard) }
-
-func (c *Conn) reset(ctx context.Context, op string, d Disposition) error {
-	return c.negotiate(ctx, op, c.options.Protocol, func(svc service, p Protocol) (Protocol, error) {
-		return svc.reconnect(c.options.Mode == reader.Exclusive, p, d)
-	})
+	return c.current().do(ctx, "end transaction", service.end)
 }
 
 // Close ends the connection and does with the card what Options.OnClose says.
-func (c *Conn) Close() error { return c.session.close(c.options.OnClose) }
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	ses := c.session
+	c.mu.Unlock()
+	return ses.close(c.options.OnClose)
+}

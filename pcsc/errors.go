@@ -18,6 +18,10 @@ var ErrNotBuilt = errors.New("built without PC/SC: build with CGO_ENABLED=1, a C
 // ErrStuck says that an earlier call to the reader has not returned.
 var ErrStuck = errors.New("an earlier call to this reader has not returned: pull the card, or end the program that holds it")
 
+// ErrEscapeNotAllowed says that a control code could do anything to the reader,
+// and Options.AllowEscape was not given.
+var ErrEscapeNotAllowed = errors.New("control codes of the reader's own are not allowed here (see AllowEscape)")
+
 // errDead says that an earlier call ended the connection.
 var errDead = errors.New("the connection ended before")
 

@@ -37,13 +37,18 @@ func quoted(names []string) string {
 	return strings.Join(q, ", ")
 }
 
-// Find gives the reader of exactly that name, else the only one whose name has
-// it as a part; so "" finds the only reader. Its error is a *FindError.
+// Find gives the reader of exactly that name or identity (Reader.ID), else the
+// only one whose name has it as a part; so "" finds the only reader. Its error is a *FindError.
 func Find(readers []reader.Reader, name string) (reader.Reader, error) {
 	failed := &FindError{Name: name}
 	var found reader.Reader
 	for _, r := range readers {
 		if r.Name == name {
+			return r, nil
+		}
+	}
+	for _, r := range readers {
+		if r.ID == name && name != "" {
 			return r, nil
 		}
 		failed.Readers = append(failed.Readers, r.Name)

@@ -41,7 +41,7 @@ const (
 
 // card is a test card; it is in its reader until pulled.
 type card struct {
-	t    *testing.T
+	t    testing.TB
 	addr string
 	atr  []byte
 	away time.Duration // after insPull
@@ -54,7 +54,7 @@ type card struct {
 }
 
 // insert puts a card into a virtual reader.
-func insert(t *testing.T, slot rig.Slot, atr []byte) *card {
+func insert(t testing.TB, slot rig.Slot, atr []byte) *card {
 	c := &card{t: t, addr: slot.Addr, atr: atr, away: time.Second}
 	c.insert()
 	t.Cleanup(c.pull)

@@ -86,6 +86,15 @@ func (s *scardService) connect(reader string, exclusive bool, p Protocol) (Proto
 	return Protocol(card.ActiveProtocol()), nil
 }
 
+func (s *scardService) direct(reader string) error {
+	card, err := s.ctx.Connect(reader, scard.ShareDirect, scard.ProtocolUndefined)
+	if err != nil {
+		return code(err)
+	}
+	s.card = card
+	return nil
+}
+
 func (s *scardService) reconnect(exclusive bool, p Protocol, d Disposition) (Protocol, error) {
 	if err := s.card.Reconnect(shareMode(exclusive), scard.Protocol(p), scard.Disposition(d)); err != nil {
 		return 0, code(err)
@@ -109,12 +118,22 @@ func (s *scardService) disconnect(d Disposition) error {
 	return code(card.Disconnect(scard.Disposition(d)))
 }
 
-func (s *scardService) atr() ([]byte, error) {
+func (s *scardService) cardStatus() (atr []byte, p Protocol, err error) {
 	st, err := s.card.Status()
 	if err != nil {
-		return nil, code(err)
+		return nil, 0, code(err)
 	}
-	return bytes.Clone(st.Atr), nil
+	return bytes.Clone(st.Atr), Protocol(st.ActiveProtocol), nil
+}
+
+func (s *scardService) attribute(a Attribute) ([]byte, error) {
+	v, err := s.card.GetAttrib(scard.Attrib(a))
+	return v, code(err)
+}
+
+func (s *scardService) control(ioctl uint32, in []byte) ([]byte, error) {
+	out, err := s.card.Control(ioctl, in)
+	return bytes.Clone(out), code(err)
 }
 
 func (s *scardService) transmit(capdu []byte) ([]byte, error) {

@@ -15,11 +15,13 @@ import (
 // Flags of a reader's state (winscard.h). Above them, 16 bits count the
 // insertions and removals.
 const (
-	stateChanged   = 0x0002
-	statePresent   = 0x0020
-	stateExclusive = 0x0080
-	stateInUse     = 0x0100
-	stateMute      = 0x0200
+	stateChanged     = 0x0002
+	stateUnknown     = 0x0004
+	stateUnavailable = 0x0008
+	statePresent     = 0x0020
+	stateExclusive   = 0x0080
+	stateInUse       = 0x0100
+	stateMute        = 0x0200
 
 	eventCountShift = 16
 )
@@ -49,6 +51,7 @@ type readerState struct {
 // slot is a reader and what tells its states apart.
 type slot struct {
 	reader.Reader
+	usb   *reader.USB // nil where it is not known
 	state uint32
 }
 
@@ -141,6 +144,7 @@ func (s *Source) observeContext(ctx context.Context, see func(now []slot) (enoug
 		return err
 	}
 	defer ses.close(LeaveCard)
+	ids := &identifier{source: s}
 	var known []slot
 	for first := true; ; first = false {
 		var now []slot
@@ -158,6 +162,7 @@ func (s *Source) observeContext(ctx context.Context, see func(now []slot) (enoug
 		if err != nil {
 			return err
 		}
+		ids.identify(ctx, now)
 		if (first || !slices.EqualFunc(known, now, sameSlot)) && see(now) {
 			return nil
 		}
@@ -166,7 +171,7 @@ func (s *Source) observeContext(ctx context.Context, see func(now []slot) (enoug
 }
 
 func sameSlot(a, b slot) bool {
-	return a.Name == b.Name && a.state == b.state && bytes.Equal(a.ATR, b.ATR)
+	return a.Name == b.Name && a.ID == b.ID && a.state == b.state && bytes.Equal(a.ATR, b.ATR)
 }
 
 // Watch sends events to fn until ctx ends, and returns ctx's error. Where the
@@ -192,31 +197,31 @@ func changes(before, now []slot) []reader.Event {
 	add := func(k reader.EventKind, r reader.Reader) {
 		events = append(events, reader.Event{Kind: k, Reader: r})
 	}
-	find := func(in []slot, name string) (slot, bool) {
-		i := slices.IndexFunc(in, func(s slot) bool { return s.Name == name })
+	find := func(in []slot, as slot) (slot, bool) { // a name may have come to mean another reader
+		i := slices.IndexFunc(in, func(s slot) bool { return s.Name == as.Name && s.ID == as.ID })
 		if i < 0 {
 			return slot{}, false
 		}
 		return in[i], true
 	}
 	for _, b := range before {
-		if _, still := find(now, b.Name); still {
+		if _, still := find(now, b); still {
 			continue
 		}
 		if b.Card {
-			add(reader.CardRemoved, reader.Reader{Name: b.Name})
+			add(reader.CardRemoved, reader.Reader{Name: b.Name, ID: b.ID})
 		}
-		add(reader.ReaderRemoved, reader.Reader{Name: b.Name})
+		add(reader.ReaderRemoved, reader.Reader{Name: b.Name, ID: b.ID})
 	}
 	for _, n := range now {
-		b, known := find(before, n.Name)
+		b, known := find(before, n)
 		if !known {
 			add(reader.ReaderAdded, n.Reader)
 		}
 		// The count tells a card that left and came between two looks.
 		same := b.Card && n.Card && b.eventCount() == n.eventCount() && b.Mute == n.Mute
 		if b.Card && !same {
-			add(reader.CardRemoved, reader.Reader{Name: n.Name})
+			add(reader.CardRemoved, reader.Reader{Name: n.Name, ID: n.ID})
 		}
 		if n.Card && !same {
 			add(reader.CardInserted, n.Reader)
@@ -237,11 +242,7 @@ func (s *Source) WaitCard(ctx context.Context, name string) (reader.Reader, erro
 		if cause != nil {
 			return false
 		}
-		readers := make([]reader.Reader, len(now))
-		for i, sl := range now {
-			readers[i] = sl.Reader
-		}
-		found, missing = Find(readers, name)
+		found, missing = Find(readersOf(now), name)
 		switch {
 		case missing != nil:
 			return !errors.Is(missing, apdu.ErrNoReader)

@@ -19,11 +19,13 @@ import (
 )
 
 // events watches for the test and gives what is seen.
-func events(t *testing.T) <-chan reader.Event {
+func events(t *testing.T) <-chan reader.Event { return eventsOf(t, pcsc.New()) }
+
+func eventsOf(t *testing.T, src *pcsc.Source) <-chan reader.Event {
 	ctx, cancel := context.WithCancel(context.Background())
 	seen := make(chan reader.Event, 256)
 	ended := make(chan error, 1)
-	go func() { ended <- pcsc.New().Watch(ctx, func(e reader.Event) { seen <- e }) }()
+	go func() { ended <- src.Watch(ctx, func(e reader.Event) { seen <- e }) }()
 	t.Cleanup(func() {
 		cancel()
 		select {
@@ -49,11 +51,11 @@ func next(t *testing.T, seen <-chan reader.Event) reader.Event {
 }
 
 func event(k reader.EventKind, name string) reader.Event {
-	return reader.Event{Kind: k, Reader: reader.Reader{Name: name}}
+	return reader.Event{Kind: k, Reader: reader.Reader{Name: name, ID: "name:" + name}}
 }
 
 func inserted(name string, atr []byte) reader.Event {
-	return reader.Event{Kind: reader.CardInserted, Reader: reader.Reader{Name: name, Card: true, ATR: atr}}
+	return reader.Event{Kind: reader.CardInserted, Reader: reader.Reader{Name: name, ID: "name:" + name, Card: true, ATR: atr}}
 }
 
 func TestWatch(t *testing.T) {
@@ -199,7 +201,7 @@ func TestWaitCard(t *testing.T) {
 	assert.Equal(t, []string{slots[0].Reader, slots[1].Reader}, which.Matches)
 
 	insert(t, slots[0], atrT1)
-	assert.Equal(t, reader.Reader{Name: slots[0].Reader, Card: true, ATR: atrT1}, <-found)
+	assert.Equal(t, reader.Reader{Name: slots[0].Reader, ID: "name:" + slots[0].Reader, Card: true, ATR: atrT1}, <-found)
 }
 
 // Many watch and ask for the same readers at once.

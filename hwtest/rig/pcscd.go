@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -48,6 +49,8 @@ type Options struct {
 	// Slots is the number of virtual readers, 0 to MaxSlots. They come in
 	// pairs: an odd number is rounded up.
 	Slots int
+	// USB are readers beside those, after them in the list.
+	USB []USBReader
 	// Debug makes pcscd log its exchanges, APDUs too.
 	Debug bool
 	// Log gets pcscd's log as it comes; nil keeps it for PCSCD.Log alone.
@@ -79,9 +82,17 @@ func StartPCSCD(ctx context.Context, o Options) (*PCSCD, error) {
 	if !entered() {
 		return nil, ErrNotEntered
 	}
-	if o.Slots < 0 || o.Slots > MaxSlots {
-		return nil, fmt.Errorf("rig: %d virtual readers: pcscd has room for %d", o.Slots, MaxSlots)
+	slots := o.Slots
+	for _, r := range o.USB {
+		slots += r.Slots
+		if r.Slots < 1 || r.Slots > slotsPerDriver {
+			return nil, fmt.Errorf("rig: a USB reader of %d slots: it has 1 or %d", r.Slots, slotsPerDriver)
+		}
 	}
+	if o.Slots < 0 || slots > MaxSlots {
+		return nil, fmt.Errorf("rig: %d virtual readers: pcscd has room for %d", slots, MaxSlots)
+	}
+	o.USB = slices.Clone(o.USB)
 	daemon, err := find("pcscd", daemonDirs)
 	if err != nil {
 		return nil, fmt.Errorf("rig: no pcscd in %v: install the package pcscd", daemonDirs)
@@ -173,7 +184,7 @@ func (p *PCSCD) configure() error {
 	if err := os.Mkdir(confDir, 0o755); err != nil {
 		return fmt.Errorf("rig: %w", err)
 	}
-	if p.options.Slots == 0 {
+	if p.options.Slots == 0 && len(p.options.USB) == 0 {
 		return nil
 	}
 	var serial []string
@@ -196,8 +207,7 @@ func (p *PCSCD) configure() error {
 		}
 		port := firstPort + entry*slotsPerDriver
 		name := fmt.Sprintf("Virtual PCD %c", 'A'+entry) // pcscd tells readers of one driver file apart, not of two
-		fmt.Fprintf(&conf, "FRIENDLYNAME \"%s\"\nDEVICENAME /dev/null:0x%X\nLIBPATH %s\nCHANNELID 0x%X\n\n",
-			name, port, driverCopy, port)
+		writeEntry(&conf, name, port, driverCopy)
 		for slot := range slotsPerDriver {
 			p.slots = append(p.slots, Slot{
 				Addr:   net.JoinHostPort("127.0.0.1", strconv.Itoa(port+slot)),
@@ -205,10 +215,18 @@ func (p *PCSCD) configure() error {
 			})
 		}
 	}
+	if err := p.configureUSB(&conf, driver, firstPort+len(p.slots)); err != nil {
+		return err
+	}
 	if err := os.WriteFile(filepath.Join(confDir, "vpcd"), conf.Bytes(), 0o644); err != nil {
 		return fmt.Errorf("rig: %w", err)
 	}
 	return nil
+}
+
+func writeEntry(conf *bytes.Buffer, name string, port int, driver string) {
+	fmt.Fprintf(conf, "FRIENDLYNAME \"%s\"\nDEVICENAME /dev/null:0x%X\nLIBPATH %s\nCHANNELID 0x%X\n\n",
+		name, port, driver, port)
 }
 
 // start runs the daemon and waits until it accepts clients: it has its readers

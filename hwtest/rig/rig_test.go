@@ -223,3 +223,39 @@ func ExampleStartPCSCD() {
 	// Virtual PCD A 00 00 is 127.0.0.1:35963
 	// Virtual PCD A 00 01 is 127.0.0.1:35964
 }
+
+func TestUSBReaders(t *testing.T) {
+	p := rig.Start(t, rig.Options{Slots: 1, USB: []rig.USBReader{
+		{Name: "One (1)", Slots: 1, Bus: 1, Address: 2}, {Name: "Two", Slots: 2, Bus: 1, Address: 3},
+	}})
+	names := func() (found []string) {
+		readers, err := pcsc.New().Readers(t.Context())
+		require.NoError(t, err)
+		for _, r := range readers {
+			found = append(found, r.Name)
+		}
+		return found
+	}
+	all := []string{"Virtual PCD A 00 00", "Virtual PCD A 00 01", "One (1) 00 00", "Two 00 00", "Two 00 01"}
+	assert.Equal(t, all, names())
+	for i, s := range p.Slots() {
+		assert.Equal(t, all[i], s.Reader)
+	}
+	channel := func(reader string) uint32 {
+		info, err := pcsc.New().Info(t.Context(), reader)
+		require.NoError(t, err)
+		return info.ChannelID
+	}
+	assert.Equal(t, uint32(0x00200102), channel("One (1) 00 00"))
+	require.NoError(t, p.Plug(0, 3, 9))
+	assert.Equal(t, uint32(0x00200309), channel("One (1) 00 00"))
+	require.NoError(t, p.Unplug(0))
+	require.NoError(t, p.Restart(t.Context()))
+	assert.Equal(t, append(all[:2:2], all[3:]...), names())
+	require.NoError(t, p.Plug(0, 1, 2))
+	require.NoError(t, p.Restart(t.Context()))
+	assert.Equal(t, all, names())
+
+	_, err := rig.StartPCSCD(t.Context(), rig.Options{USB: []rig.USBReader{{Name: "x", Slots: 3}}})
+	assert.ErrorContains(t, err, "3 slots")
+}

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package main
+
+import "errors"
+
+func realTime() error { return errors.ErrUnsupported }
