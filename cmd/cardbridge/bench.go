@@ -15,12 +15,14 @@ import (
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/apdu/trace"
 	"github.com/cardbridge/cardbridge/pcsc"
+	"github.com/cardbridge/cardbridge/pcsc/ccid"
 	"github.com/cardbridge/cardbridge/pcsc/reader"
 )
 
 // bench is how the bench tools reach a card: the flags that they share.
 type bench struct {
 	reader    string
+	driver    string
 	trace     string
 	protocol  string
 	exclusive bool
@@ -32,7 +34,8 @@ type bench struct {
 }
 
 func (b *bench) addFlags(f *pflag.FlagSet) {
-	f.StringVar(&b.reader, "reader", "", "reader by name, or by a part of it that only one reader has (see cardbridge reader list)")
+	f.StringVar(&b.reader, "reader", "", "reader by name, by a part of it that only one reader has, or by identity (see cardbridge reader list)")
+	addDriverFlag(f, &b.driver)
 	f.StringVar(&b.trace, "trace", "", "write the APDUs to this file as a text trace (docs/trace.md)")
 	f.StringVar(&b.protocol, "protocol", "any", "transmission protocol: T=0, T=1 or any")
 	f.BoolVar(&b.exclusive, "exclusive", false, "keep other programs off the card meanwhile")
@@ -45,20 +48,24 @@ func (b *bench) open(ctx context.Context) (apdu.Conn, error) {
 	if b.reader == "" {
 		return nil, errors.New("say which reader by --reader; cardbridge reader list shows them")
 	}
-	opts := pcsc.Options{Mode: reader.Shared, OnClose: b.onClose, MaxWait: maxAnswer}
-	if b.exclusive {
-		opts.Mode = reader.Exclusive
+	protocol, err := parseProtocol(b.protocol)
+	if err != nil {
+		return nil, err
 	}
-	switch strings.ToUpper(b.protocol) {
-	case "ANY", "":
-	case "T=0", "T0":
-		opts.Protocol = pcsc.T0
-	case "T=1", "T1":
-		opts.Protocol = pcsc.T1
+	var conn apdu.Conn
+	name := b.reader
+	switch b.driver {
+	case driverUSB:
+		conn, err = connectUSB(ctx, name, ccid.Options{Protocol: ccid.Protocol(protocol), MaxWait: maxAnswer})
+	case driverPCSC, "":
+		opts := pcsc.Options{Mode: reader.Shared, Protocol: protocol, OnClose: b.onClose, MaxWait: maxAnswer}
+		if b.exclusive {
+			opts.Mode = reader.Exclusive
+		}
+		conn, name, err = connect(ctx, b.reader, opts)
 	default:
-		return nil, fmt.Errorf("protocol %q is none of T=0, T=1, any", b.protocol)
+		_, err = sourceOf(b.driver)
 	}
-	conn, name, err := connect(ctx, b.reader, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +82,18 @@ func (b *bench) open(ctx context.Context) (apdu.Conn, error) {
 	return b.recorder.Wrap(conn), nil
 }
 
+func parseProtocol(s string) (pcsc.Protocol, error) {
+	switch strings.ToUpper(s) {
+	case "ANY", "":
+		return pcsc.AnyProtocol, nil
+	case "T=0", "T0":
+		return pcsc.T0, nil
+	case "T=1", "T1":
+		return pcsc.T1, nil
+	}
+	return 0, fmt.Errorf("protocol %q is none of T=0, T=1, any", s)
+}
+
 // origin of a trace taken in a reader: vpcd's readers hold emulated cards.
 func origin(reader string) trace.Origin {
 	if strings.HasPrefix(reader, "Virtual PCD") {
@@ -86,11 +105,11 @@ func origin(reader string) trace.Origin {
 // connect waits for a card in the reader, and for its turn where another program
 // holds the card, and keeps others from it until the connection is closed: one
 // SELECT of theirs would end a session.
-func connect(ctx context.Context, name string, opts pcsc.Options) (*pcsc.Conn, string, error) {
+func connect(ctx context.Context, name string, opts pcsc.Options) (apdu.Conn, string, error) {
 	source := pcsc.New()
 	powered := false
 	var inTheWay error
-	failed := func(err error) (*pcsc.Conn, string, error) {
+	failed := func(err error) (apdu.Conn, string, error) {
 		if ctx.Err() != nil && inTheWay != nil {
 			err = inTheWay // what was waited for tells more than that the time is over
 		}
@@ -163,71 +182,6 @@ func (b *bench) close() error {
 		return nil
 	}
 	return errors.Join(b.recorder.Err(), b.traceFile.Close())
-}
-
-func newReaderCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "reader", Short: "Card readers"}
-	list := &cobra.Command{
-		Use:   "list",
-		Short: "List the PC/SC readers and what is in them",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			p := newPrinter(cmd)
-			readers, err := pcsc.New().Readers(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if p.json {
-				if readers == nil {
-					readers = []reader.Reader{}
-				}
-				return p.object(struct {
-					Readers []readerJSON `json:"readers"`
-				}{readersJSON(readers)})
-			}
-			if len(readers) == 0 {
-				fmt.Fprintln(p.out, "no readers: plug one in, or attach an emulated card by applet-sim to a virtual one")
-				return nil
-			}
-			var rows [][]string
-			for _, r := range readers {
-				state := "empty"
-				switch {
-				case r.Card && r.Mute:
-					state = "card, mute"
-				case r.Card && r.Exclusive:
-					state = "card, in exclusive use"
-				case r.Card && r.InUse:
-					state = "card, in use"
-				case r.Card:
-					state = "card"
-				}
-				rows = append(rows, []string{r.Name, state, fmt.Sprintf("%X", r.ATR)})
-			}
-			p.table("READER|STATE|ATR", rows)
-			return nil
-		},
-	}
-	addJSONFlag(list)
-	cmd.AddCommand(list)
-	return cmd
-}
-
-type readerJSON struct {
-	Name      string `json:"name"`
-	Card      bool   `json:"card"`
-	ATR       string `json:"atr,omitempty"`
-	Mute      bool   `json:"mute,omitempty"`
-	InUse     bool   `json:"in_use,omitempty"`
-	Exclusive bool   `json:"exclusive,omitempty"`
-}
-
-func readersJSON(readers []reader.Reader) []readerJSON {
-	out := make([]readerJSON, len(readers))
-	for i, r := range readers {
-		out[i] = readerJSON{r.Name, r.Card, fmt.Sprintf("%X", r.ATR), r.Mute, r.InUse, r.Exclusive}
-	}
-	return out
 }
 
 func newAPDUCmd() *cobra.Command {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rsa"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -16,7 +17,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cardbridge/cardbridge/card"
-	"github.com/cardbridge/cardbridge/pcsc"
+	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/card/rsafast"
 	"github.com/cardbridge/cardbridge/pcsc/reader"
 	"github.com/cardbridge/cardbridge/server"
 	"github.com/cardbridge/cardbridge/server/api"
@@ -31,6 +33,7 @@ const shutdownTimeout = 15 * time.Second
 type serving struct {
 	data     string
 	keyset   string
+	driver   string
 	listen   string
 	traces   string
 	insecure bool
@@ -54,12 +57,17 @@ certificate is renewed. Once ready it prints one line with its URL and pin.
   cardbridge operator add --data ./data --mccmnc 46011 "Example Mobile"`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return s.run(cmd.Context(), newPrinter(cmd), pcsc.New())
+			source, err := sourceOf(s.driver)
+			if err != nil {
+				return err
+			}
+			return s.run(cmd.Context(), newPrinter(cmd), source)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&s.data, "data", "", "directory of the record and the TLS key; made if it is not there")
 	f.StringVar(&s.keyset, "keyset", "", "the server's key set file, with private keys, readable by its owner alone")
+	addDriverFlag(f, &s.driver)
 	f.StringVar(&s.listen, "listen", "127.0.0.1:8443", "address to listen on")
 	f.StringVar(&s.traces, "trace", "", "directory for the APDUs of each session with a card, as text traces (docs/trace.md)")
 	f.BoolVar(&s.insecure, "insecure-http", false, "HTTP without TLS, on a loopback address only")
@@ -86,7 +94,9 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	if err := checkPrivate(s.keyset); err != nil {
 		return err
 	}
-	keys, err := readKeySet(s.keyset)
+	operations := rsafast.NewScheduler(rsafast.Config{})
+	defer operations.Close()
+	keys, err := readKeySetFor(s.keyset, operations)
 	if err != nil {
 		return err
 	}
@@ -164,6 +174,25 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 		err = errors.Join(err, serr)
 	}
 	return err
+}
+
+// readKeySetFor loads a server's key set for a scheduler, which does the
+// operations under it, and those under the cards' keys.
+func readKeySetFor(path string, s *rsafast.Scheduler) (cryptogram.ServerKeys, error) {
+	b, err := readFile(path)
+	if err != nil {
+		return cryptogram.ServerKeys{}, err
+	}
+	set, err := cryptogram.ParseKeySet(b)
+	if err != nil {
+		return cryptogram.ServerKeys{}, fmt.Errorf("%s: %w", path, err)
+	}
+	keys, err := set.PrivateBy(func(k *rsa.PrivateKey) (cryptogram.PrivateKey, error) { return s.Load(k) })
+	if err != nil {
+		return cryptogram.ServerKeys{}, fmt.Errorf("%s: %w", path, err)
+	}
+	keys.Ops = s
+	return keys, nil
 }
 
 func announce(p *printer, r readyJSON) error {
