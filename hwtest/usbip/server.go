@@ -16,7 +16,7 @@ import (
 // where the peer does not speak USB/IP, and ctx's end and the others' are none.
 func Serve(ctx context.Context, conn io.ReadWriteCloser, d Device) error {
 	ctx, cancel := context.WithCancel(ctx)
-	s := &server{ctx: ctx, device: d, conn: conn, urbs: map[uint32]*urb{}, endpoints: map[byte][]*urb{}}
+	s := &server{ctx: ctx, device: d, conn: conn, urbs: map[uint32]*urb{}, endpoints: map[byte][]*urb{}, draining: map[byte]bool{}}
 	defer s.working.Wait()
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
@@ -46,6 +46,7 @@ type server struct {
 	mu        sync.Mutex
 	urbs      map[uint32]*urb // outstanding, by their sequence number
 	endpoints map[byte][]*urb // in their order, by address; the first one is under way
+	draining  map[byte]bool   // endpoints that a goroutine carries out the transfers of
 	pending   int             // bytes of their data
 
 	writing sync.Mutex
@@ -96,7 +97,8 @@ func (s *server) submit(r *request) error {
 	}
 	queue := append(s.endpoints[address], u)
 	s.endpoints[address] = queue
-	if len(queue) == 1 {
+	if !s.draining[address] {
+		s.draining[address] = true
 		s.working.Go(func() { s.drain(address) })
 	}
 	return nil
@@ -108,6 +110,7 @@ func (s *server) drain(address byte) {
 		s.mu.Lock()
 		queue := s.endpoints[address]
 		if len(queue) == 0 {
+			s.draining[address] = false
 			s.mu.Unlock()
 			return
 		}

@@ -90,7 +90,8 @@ func parseAnswer(b []byte) (answer, error) {
 	if len(b) < headerLength {
 		return answer{}, brokenReader("message of %d bytes, a header has %d", len(b), headerLength)
 	}
-	if n := messageLength(b); n != len(b) {
+	// QEMU's reader claims no data in its answers with parameters, and sends them.
+	if n := messageLength(b); n != len(b) && !(b[0] == ansParameters && n == headerLength) {
 		return answer{}, brokenReader("message of %d bytes that claims %d", len(b), n)
 	}
 	a := answer{
