@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cardbridge/cardbridge/apdu"
@@ -41,6 +42,9 @@ type Conn struct {
 
 	protocol Protocol
 	atr      []byte
+	// silent says that an exchange had no answer: the card may answer nothing
+	// more before its next reset.
+	silent atomic.Bool
 }
 
 var _ apdu.Conn = (*Conn)(nil)
@@ -174,6 +178,9 @@ func (c *Conn) Transmit(ctx context.Context, capdu []byte) ([]byte, error) {
 		return err
 	})
 	if err != nil {
+		if !errors.Is(err, apdu.ErrCardRemoved) && !errors.Is(err, apdu.ErrCardReset) {
+			c.silent.Store(true)
+		}
 		return nil, err
 	}
 	return rapdu, nil
@@ -221,5 +228,8 @@ func (c *Conn) Close() error {
 	c.closed = true
 	ses := c.session
 	c.mu.Unlock()
+	if c.silent.Load() {
+		return ses.close(UnpowerCard)
+	}
 	return ses.close(c.options.OnClose)
 }

@@ -221,20 +221,20 @@ func (s *Source) hold(ctx context.Context, p Plugged, name string) (d *Device, r
 			}
 		}()
 	}
-	release = func() { s.release(key, h) }
+	free := func() { s.release(key, h) }
 	select {
 	case <-h.opening:
 	case <-ctx.Done():
 		go func() {
 			<-h.opening
-			release()
+			free()
 		}()
 		return nil, nil, ctx.Err()
 	}
 	if h.err != nil {
 		return nil, nil, h.err
 	}
-	return h.device, release, nil
+	return h.device, free, nil
 }
 
 func (s *Source) attach(ctx context.Context, p Plugged, name string) (*Device, error) {

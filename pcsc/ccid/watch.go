@@ -2,6 +2,7 @@ package ccid
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -46,8 +47,10 @@ func (d *Device) Watch(ctx context.Context, fn func(SlotEvent)) error {
 			}
 		}
 		seen = now
+		// A slot that is thought empty is asked all the same: an answer that tells
+		// of a card that left may come in after the news that it is back.
 		poll := tick.C
-		if interrupt {
+		if interrupt && !slices.ContainsFunc(now, func(s slotState) bool { return !s.present }) {
 			poll = nil
 		}
 		select {
