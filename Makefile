@@ -1,6 +1,10 @@
 # make demo   plays the main job in four scenes on real parts
 # make test   all checks and tests; installs what it lacks
 # make bench  the benchmarks
+#
+# make hwtest BENCH=bench.yaml ALLOW=ICCID   checks real readers and cards (docs/hardware.md)
+# make torture-readers                       a fault at every APDU, on every reader stack
+# make bench-pcsc bench-rsa                  measured against peers (docs/bench)
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -8,19 +12,20 @@ GO          ?= go
 SUDO        := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 FUZZTIME    ?= 2s
 
-PACKAGES := gcc pkg-config libpcsclite-dev pcscd vsmartcard-vpcd
+PACKAGES      := gcc pkg-config libpcsclite-dev libusb-1.0-0-dev pcscd vsmartcard-vpcd
+TEST_PACKAGES := libccid qemu-system-x86 xz-utils libkmod2
 
-.PHONY: all build deps demo test lint cross unit fuzz bench vuln clean
+
+.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa hwtest torture-readers vuln clean
 
 all: build
 
 build: deps
 	$(GO) build -o bin/ ./cmd/...
 
-# deps installs the Debian packages that are missing: the PC/SC service, its
-# headers, the virtual reader and a C compiler.
-deps:
-	@missing=(); for p in $(PACKAGES); do \
+# install installs the Debian packages of a list that are missing.
+define install
+	@missing=(); for p in $(1); do \
 	  dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing+=($$p); done; \
 	if [ $${#missing[@]} -gt 0 ]; then \
 	  command -v apt-get >/dev/null || { echo "install by hand: $${missing[*]}" >&2; exit 1; }; \
@@ -28,16 +33,27 @@ deps:
 	  $(SUDO) apt-get update -qq && \
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; \
 	fi
+endef
+
+# deps: the PC/SC service, its headers and libusb's, the virtual reader, a C
+# compiler. test-deps: what the virtual machine of the USB tests is made of.
+deps:
+	$(call install,$(PACKAGES))
+
+test-deps: deps
+	$(call install,$(TEST_PACKAGES))
+	@$(GO) run ./hwtest/vm/fetch
 
 demo: build
 	bin/demo
 
-test: deps lint cross unit fuzz
+test: test-deps lint cross unit fuzz
 	@echo "all checks and tests passed"
 
 lint:
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt would change:"; echo "$$unformatted"; exit 1; }
 	$(GO) vet ./...
+	@for system in windows darwin; do echo "vet for $$system"; CGO_ENABLED=0 GOOS=$$system $(GO) vet ./...; done
 	$(GO) tool staticcheck ./...
 
 # cross builds the programs for other systems, and for this one without cgo,
@@ -49,8 +65,13 @@ cross:
 	  CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) build -o "$$dir/" ./cmd/cardbridge ./cmd/applet-sim; \
 	done
 
+# What runs in a virtual machine runs without the race detector, which would
+# take minutes there; the same code has its race tests outside.
+IN_VM := ./hwtest/usbtest ./hwtest/torture/usb
+
 unit:
-	$(GO) test -race -count=1 -timeout 15m ./...
+	$(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v -e /hwtest/usbtest$$ -e /hwtest/torture/usb$$)
+	$(GO) test -count=1 -timeout 15m $(IN_VM)
 
 # fuzz runs every fuzz target for FUZZTIME.
 fuzz:
@@ -58,6 +79,25 @@ fuzz:
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+# bench-pcsc measures round trips against the same loop in C, and the USB driver
+# against pcscd and libccid.
+bench-pcsc: test-deps
+	$(GO) build -o bin/benchpcsc ./hwtest/benchpcsc
+	$(GO) build -o bin/benchusb ./hwtest/usbtest/bench
+	@out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
+	{ bin/benchpcsc; bin/benchusb -n 2000; } | tee "$$out"; grep '^ratio ' "$$out"
+
+# hwtest checks what is plugged in; without BENCH, a virtual bench.
+HWREPORT ?= hwtest-report
+hwtest: deps
+	$(GO) test -c -o bin/hwtest ./hwtest
+	bin/hwtest $(if $(BENCH),-bench $(BENCH)) $(if $(ALLOW),-allow $(ALLOW)) -out $(HWREPORT)
+
+# torture-readers runs a deactivation with a fault at every APDU, on every reader
+# stack, and writes docs/faults.md; N=100 runs a seeded sample of 100.
+torture-readers: test-deps
+	$(GO) run ./hwtest/torture/matrix -n $(or $(N),-1) $(if $(N),,-table docs/faults.md)
 
 # vuln needs the vulnerability database, and so the network.
 vuln:

@@ -24,6 +24,9 @@ func TestRun(t *testing.T) {
 	ratio, err := run(2, 5)
 	require.NoError(t, err)
 	assert.Greater(t, ratio, 0.0)
+	ours, err := share(1)
+	require.NoError(t, err)
+	assert.Greater(t, ours, 0.0)
 }
 
 func TestMedian(t *testing.T) {
