@@ -13,7 +13,7 @@ SUDO        := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 FUZZTIME    ?= 2s
 
 PACKAGES      := gcc pkg-config libpcsclite-dev libusb-1.0-0-dev pcscd vsmartcard-vpcd
-TEST_PACKAGES := libccid qemu-system-x86 xz-utils libkmod2
+TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2
 
 
 .PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa hwtest torture-readers vuln clean
@@ -66,12 +66,14 @@ cross:
 	done
 
 # What runs in a virtual machine runs without the race detector, which would
-# take minutes there; the same code has its race tests outside.
+# take minutes there; the same code has its race tests outside. Allocations are
+# counted without it too.
 IN_VM := ./hwtest/usbtest ./hwtest/torture/usb
 
 unit:
 	$(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v -e /hwtest/usbtest$$ -e /hwtest/torture/usb$$)
 	$(GO) test -count=1 -timeout 15m $(IN_VM)
+	$(GO) test -count=1 -run Allocations ./card/cryptogram ./card/securemsg
 
 # fuzz runs every fuzz target for FUZZTIME.
 fuzz:
@@ -87,6 +89,11 @@ bench-pcsc: test-deps
 	$(GO) build -o bin/benchusb ./hwtest/usbtest/bench
 	@out=$$(mktemp); trap 'rm -f "$$out"' EXIT; \
 	{ bin/benchpcsc; bin/benchusb -n 2000; } | tee "$$out"; grep '^ratio ' "$$out"
+
+# bench-rsa measures the raw RSA path against OpenSSL and crypto/rsa on one core.
+bench-rsa: test-deps
+	@$(GO) build -o bin/benchrsa ./hwtest/benchrsa
+	@bin/benchrsa
 
 # hwtest checks what is plugged in; without BENCH, a virtual bench.
 HWREPORT ?= hwtest-report
