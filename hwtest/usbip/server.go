@@ -46,7 +46,7 @@ type server struct {
 	mu        sync.Mutex
 	urbs      map[uint32]*urb // outstanding, by their sequence number
 	endpoints map[byte][]*urb // in their order, by address; the first one is under way
-	draining  map[byte]bool   // endpoints that a goroutine carries out the transfers of
+	draining  map[byte]bool   // endpoints whose transfers a goroutine carries out
 	pending   int             // bytes of their data
 
 	writing sync.Mutex
@@ -95,8 +95,7 @@ func (s *server) submit(r *request) error {
 	if r.ep == 0 {
 		address = 0 // one pipe for both directions
 	}
-	queue := append(s.endpoints[address], u)
-	s.endpoints[address] = queue
+	s.endpoints[address] = append(s.endpoints[address], u)
 	if !s.draining[address] {
 		s.draining[address] = true
 		s.working.Go(func() { s.drain(address) })
@@ -122,11 +121,16 @@ func (s *server) drain(address byte) {
 		data, n, err := s.transfer(ctx, u.request)
 		canceled := err != nil && ctx.Err() != nil
 		cancel()
+		// Its answer leaves before that to an unlink that finds it forgotten: the
+		// kernel takes them in no other order.
+		s.writing.Lock()
 		s.mu.Lock()
 		s.forget(address, u)
 		unlinks := u.unlinks
 		s.mu.Unlock()
-		if !s.complete(u, data, n, err, canceled, unlinks) {
+		ok := s.complete(u, data, n, err, canceled, unlinks)
+		s.writing.Unlock()
+		if !ok {
 			return
 		}
 	}
@@ -166,7 +170,7 @@ func (s *server) transfer(ctx context.Context, r *request) (data []byte, n int, 
 }
 
 // complete answers a transfer that ended, and reports whether the connection
-// still stands.
+// still stands. The caller holds writing.
 func (s *server) complete(u *urb, data []byte, n int, err error, canceled bool, unlinks []uint32) bool {
 	if s.ctx.Err() != nil {
 		return false
@@ -181,7 +185,7 @@ func (s *server) complete(u *urb, data []byte, n int, err error, canceled bool, 
 	} else if u.in && n < u.length && u.flags&shortNotOK != 0 {
 		st = statusShort
 	}
-	return s.write(func(b []byte) []byte {
+	return s.send(func(b []byte) []byte {
 		if unlinked == 0 {
 			b = appendSubmitted(b, u.seq, st, n, data)
 		}
@@ -224,6 +228,11 @@ func (s *server) unlink(r *request) error {
 func (s *server) write(fill func([]byte) []byte) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	return s.send(fill)
+}
+
+// send is write where the caller holds writing.
+func (s *server) send(fill func([]byte) []byte) error {
 	s.buffer = fill(s.buffer[:0])
 	_, err := s.conn.Write(s.buffer)
 	return err
