@@ -1,17 +1,13 @@
 // Package trace records APDU exchanges as line-oriented text, docs/trace.md,
-// and reads such text back. A Recorder wraps any apdu.Conn.
+// and reads such text back. A Recorder wraps any apdu.Conn, a Redactor masks
+// what is secret.
 package trace
 
 import (
-	"bufio"
-	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
-	"unicode"
 )
 
 // Origin says where the answers of a trace come from.
@@ -24,12 +20,16 @@ const (
 	Hand     Origin = "hand" // written by somebody
 )
 
-// Header is what stands before the first line. Every member may be empty.
+// Header is what stands before the first line of a session. Every member may be
+// empty.
 type Header struct {
-	Card   string // what the card is: its EID, its name
-	Reader string
-	Date   time.Time // start of the recording
-	Origin Origin
+	Title    string // what the session shows
+	Card     string // what the card is: its EID, its name
+	Reader   string
+	Tool     string    // the program whose log this was, where another wrote it
+	Date     time.Time // start of the recording
+	Origin   Origin
+	Redacted bool // a Redactor was at work
 }
 
 // Kind is the kind of an entry.
@@ -51,28 +51,86 @@ const (
 	Error     = "error" // Text says which; the command before it has no response
 )
 
+// Span is the bytes From to To, the latter excluded.
+type Span struct{ From, To int }
+
 // Entry is one line of a trace.
 type Entry struct {
 	Kind Kind
 	Data []byte        // the APDU, or the ATR
+	Mask []Span        // the bytes of Data that were redacted, ascending; they read as 00
 	Name string        // of an event: one word
 	Text string        // what else is said of an event
 	At   time.Duration // since the beginning, in microseconds; 0 where unknown
 	Took time.Duration // of a response: since its command, in microseconds; 0 where unknown
-	Line int           // where Parse found it, from 1; not written
+	Line int           // where a Reader found it, from 1; not written
 }
 
-// Trace is a whole trace.
+// Masked reports whether byte i of Data was redacted.
+func (e Entry) Masked(i int) bool {
+	for _, s := range e.Mask {
+		if s.From <= i && i < s.To {
+			return true
+		}
+	}
+	return false
+}
+
+// Source is a stream of sessions: a Reader, or the reader of another format.
+type Source interface {
+	// NextSession begins the next session, the first one too, and leaves
+	// out what of the session before was not read. io.EOF follows the last.
+	NextSession() (Header, error)
+	// Next is the session's next entry, the caller's to keep; io.EOF follows
+	// the last.
+	Next() (Entry, error)
+}
+
+// Sink takes a stream of sessions: a Writer, or the writer of another format.
+type Sink interface {
+	Begin(Header) error // begins a session
+	Write(Entry) error  // does not keep what the entry points to
+	Close() error       // writes what is held back; what is below stays open
+}
+
+// Copy hands every session of src to dst; it does not close dst.
+func Copy(dst Sink, src Source) error {
+	for {
+		h, err := src.NextSession()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := dst.Begin(h); err != nil {
+			return err
+		}
+		for {
+			e, err := src.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			if err := dst.Write(e); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// Trace is one session, in memory.
 type Trace struct {
 	Header
 	Entries []Entry
 }
 
 const (
-	firstLine  = "# cardbridge trace 1"
 	maxLine    = 1 << 18          // bytes; an extended APDU has 2 × 65,544 digits
 	maxAPDU    = 65535 + 9        // bytes of the longest command; a response is shorter
-	maxEntries = 1 << 20          // lines
+	maxEntries = 1 << 20          // lines that are read into memory
 	maxText    = 200              // bytes of a header's or an event's text
 	maxTime    = 1000 * time.Hour // bounds offsets and durations
 )
@@ -85,161 +143,49 @@ type SyntaxError struct {
 
 func (e *SyntaxError) Error() string { return fmt.Sprintf("trace: line %d: %s", e.Line, e.Reason) }
 
-// Parse reads a trace. The error is a *SyntaxError where the text is not one,
-// else r's.
+// Parse reads a trace of one session into memory; longer ones are for a Reader.
+// The error is a *SyntaxError where the text is not one, else r's.
 func Parse(r io.Reader) (*Trace, error) {
-	t := &Trace{}
-	scanner := bufio.NewScanner(r)
-	scanner.Buffer(make([]byte, 0, 4096), maxLine)
-	line := 0
-	for scanner.Scan() {
-		line++
-		if err := t.parseLine(scanner.Text(), line); err != nil {
+	all, err := parse(r, 1)
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
+// ParseAll is Parse for a trace of one session or many.
+func ParseAll(r io.Reader) ([]*Trace, error) { return parse(r, maxEntries) }
+
+func parse(r io.Reader, sessions int) ([]*Trace, error) {
+	var all []*Trace
+	entries := 0
+	for in := NewReader(r); ; {
+		h, err := in.NextSession()
+		if errors.Is(err, io.EOF) {
+			return all, nil
+		}
+		if err != nil {
 			return nil, err
 		}
-	}
-	switch err := scanner.Err(); {
-	case errors.Is(err, bufio.ErrTooLong):
-		return nil, &SyntaxError{line + 1, fmt.Sprintf("longer than %d bytes", maxLine)}
-	case err != nil:
-		return nil, fmt.Errorf("trace: %w", err)
-	case line == 0:
-		return nil, &SyntaxError{1, "empty"}
-	}
-	return t, nil
-}
-
-func (t *Trace) parseLine(s string, line int) error {
-	s = strings.TrimRightFunc(s, unicode.IsSpace)
-	if line == 1 {
-		if s != firstLine {
-			return &SyntaxError{line, fmt.Sprintf("not %q", firstLine)}
+		if len(all) == sessions {
+			return nil, &SyntaxError{in.Line(), fmt.Sprintf("more than %d sessions", sessions)}
 		}
-		return nil
-	}
-	if s == "" {
-		return nil
-	}
-	body, comment, _ := strings.Cut(s, "#")
-	if body == "" {
-		if len(t.Entries) > 0 {
-			return nil // a comment
-		}
-		return t.parseHeader(comment, line)
-	}
-	if len(t.Entries) == maxEntries {
-		return &SyntaxError{line, fmt.Sprintf("more than %d entries", maxEntries)}
-	}
-	e := Entry{Kind: Kind(body[0]), Line: line}
-	body = strings.TrimSpace(body[1:])
-	var err error
-	switch e.Kind {
-	case Command, Response:
-		least := map[Kind]int{Command: 4, Response: 2}[e.Kind]
-		if e.Data, err = parseHex(body); err == nil && len(e.Data) < least {
-			err = fmt.Errorf("%d bytes, at least %d wanted", len(e.Data), least)
-		}
-	case Event:
-		e.Name, e.Text, _ = strings.Cut(body, " ")
-		e.Text = clean(e.Text)
-		switch {
-		case e.Name == "" || e.Name != clean(e.Name):
-			err = errors.New("an event without a name")
-		case e.Name == Connected || e.Name == Reset:
-			e.Data, err = parseHex(e.Text)
-			e.Text = ""
-		}
-	default:
-		err = fmt.Errorf("begins with none of > < ! #")
-	}
-	if err != nil {
-		return &SyntaxError{line, err.Error()}
-	}
-	e.At, e.Took = parseTimes(comment)
-	if e.Kind != Response {
-		e.Took = 0
-	}
-	t.Entries = append(t.Entries, e)
-	return nil
-}
-
-// parseHeader takes "key: value"; any other comment is just that.
-func (t *Trace) parseHeader(comment string, line int) error {
-	key, value, ok := strings.Cut(strings.TrimSpace(comment), ":")
-	if !ok {
-		return nil
-	}
-	value = clean(value)
-	switch key {
-	case "card":
-		t.Card = value
-	case "reader":
-		t.Reader = value
-	case "origin":
-		switch o := Origin(value); o {
-		case Hardware, Emulator, Hand:
-			t.Origin = o
-		default:
-			return &SyntaxError{line, fmt.Sprintf("origin %.20q is none of hardware, emulator, hand", value)}
-		}
-	case "date":
-		d, err := time.Parse(time.RFC3339, value)
-		if d = d.UTC(); err != nil || d.Year() < 1 || d.Year() > 9999 {
-			return &SyntaxError{line, fmt.Sprintf("date %.40q is not one of RFC 3339", value)}
-		}
-		t.Date = d
-	}
-	return nil
-}
-
-// parseTimes reads "+1.000200s 0.200ms"; any other comment has no times.
-func parseTimes(comment string) (at, took time.Duration) {
-	for i, f := range strings.Fields(comment) {
-		if i > 1 || (f[0] == '+') != (i == 0) {
-			break
-		}
-		d, err := time.ParseDuration(f)
-		if err != nil || d < 0 || d > maxTime {
-			break
-		}
-		if i == 0 {
-			at = d.Truncate(time.Microsecond)
-		} else {
-			took = d.Truncate(time.Microsecond)
+		t := &Trace{Header: h}
+		all = append(all, t)
+		for {
+			e, err := in.Next()
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				return nil, err
+			}
+			if entries++; entries > maxEntries {
+				return nil, &SyntaxError{e.Line, fmt.Sprintf("more than %d entries", maxEntries)}
+			}
+			t.Entries = append(t.Entries, e)
 		}
 	}
-	return at, took
-}
-
-// parseHex takes digits in either case, blanks between them.
-func parseHex(s string) ([]byte, error) {
-	digits := bytes.Join(bytes.Fields([]byte(s)), nil)
-	if len(digits) > 2*maxAPDU {
-		return nil, fmt.Errorf("%d hexadecimal digits, at most %d", len(digits), 2*maxAPDU)
-	}
-	n, err := hex.Decode(digits, digits)
-	if err != nil {
-		return nil, errors.New("not whole bytes in hexadecimal")
-	}
-	if n == 0 {
-		return nil, nil
-	}
-	return digits[:n], nil
-}
-
-// clean makes text fit into a line and read back as it is written.
-func clean(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r == '#' || r == unicode.ReplacementChar || !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
-	s = strings.Join(strings.Fields(s), " ")
-	if len(s) > maxText {
-		s = strings.TrimSpace(strings.ToValidUTF8(s[:maxText], ""))
-	}
-	return s
 }
 
 // WriteTo writes the trace in the form that Parse reads.
@@ -250,38 +196,4 @@ func (t *Trace) WriteTo(w io.Writer) (int64, error) {
 	}
 	n, err := w.Write(b)
 	return int64(n), err
-}
-
-func appendHeader(b []byte, h Header) []byte {
-	b = append(b, firstLine+"\n"...)
-	date := ""
-	if !h.Date.IsZero() {
-		date = h.Date.UTC().Format(time.RFC3339)
-	}
-	for _, f := range [][2]string{{"card", h.Card}, {"reader", h.Reader}, {"date", date}, {"origin", string(h.Origin)}} {
-		if v := clean(f[1]); v != "" {
-			b = fmt.Appendf(b, "# %s: %s\n", f[0], v)
-		}
-	}
-	return b
-}
-
-func appendEntry(b []byte, e Entry) []byte {
-	b = append(b, byte(e.Kind))
-	if e.Kind == Event {
-		b = append(append(b, ' '), e.Name...)
-		if text := clean(e.Text); text != "" {
-			b = append(append(b, ' '), text...)
-		}
-	}
-	if len(e.Data) > 0 {
-		b = fmt.Appendf(b, " %X", e.Data)
-	}
-	at := e.At.Microseconds()
-	b = fmt.Appendf(b, " # +%d.%06ds", at/1e6, at%1e6)
-	if e.Kind == Response {
-		took := e.Took.Microseconds()
-		b = fmt.Appendf(b, " %d.%03dms", took/1e3, took%1e3)
-	}
-	return append(b, '\n')
 }
