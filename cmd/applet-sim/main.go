@@ -15,6 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cardbridge/cardbridge/apdu/trace"
+	"github.com/cardbridge/cardbridge/apdu/trace/interchange"
 	appletsim "github.com/cardbridge/cardbridge/applet-sim"
 	"github.com/cardbridge/cardbridge/applet-sim/vpcd"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
@@ -48,6 +50,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 // options are the program's flags.
 type options struct {
 	card       string
+	trace      string
+	bestMatch  bool
+	rules      string
 	vpcd       string
 	vscard     string
 	write      int
@@ -58,12 +63,17 @@ type options struct {
 func newCommand() *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
-		Use:   "applet-sim --card FILE {--vpcd HOST:PORT | --vscard SOCKET}",
+		Use:   "applet-sim {--card FILE | --trace FILE} {--vpcd HOST:PORT | --vscard SOCKET}",
 		Short: "An emulated UICC in a virtual reader",
 		Long: `applet-sim puts the card of a card image file into pcscd's virtual reader
 (vpcd) or into QEMU's (ccid-card-passthru). What the card stores it stores in
 that file. It waits for the reader, comes back whenever that goes away, and ends
-with SIGTERM or SIGINT.`,
+with SIGTERM or SIGINT.
+
+With --trace it is a card that answers as a trace says (docs/trace.md; other
+tools' traces too): the commands in the trace's order, or by --best-match each
+wherever it stands. What the trace does not have is answered by 6F00, with a line
+on standard error.`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -72,7 +82,10 @@ with SIGTERM or SIGINT.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.card, "card", "", "card image `FILE` (required)")
+	f.StringVar(&o.card, "card", "", "card image `FILE`")
+	f.StringVar(&o.trace, "trace", "", "be the card of this trace `FILE`, in place of --card")
+	f.BoolVar(&o.bestMatch, "best-match", false, "with --trace: answer commands in any order")
+	f.StringVar(&o.rules, "rules", "", "with --trace: `FILE` of rules that say what may differ in a command (docs/trace-rules.md)")
 	f.StringVar(&o.vpcd, "vpcd", "", "where vpcd listens for the slot's card, `HOST:PORT`")
 	f.StringVar(&o.vscard, "vscard", "", "the `SOCKET` to make for the -chardev of QEMU's ccid-card-passthru")
 	f.IntVar(&o.write, "remove-after-write", 0, "take the card out after its `N`-th write to the card image, before it answers; 0: never")
@@ -86,8 +99,14 @@ var errUsage = errors.New("bad command line")
 
 func (o *options) check() error {
 	switch {
-	case o.card == "":
-		return fmt.Errorf("%w: --card is missing", errUsage)
+	case o.card == "" && o.trace == "":
+		return fmt.Errorf("%w: --card is missing, or --trace", errUsage)
+	case o.card != "" && o.trace != "":
+		return fmt.Errorf("%w: --card and --trace are two cards", errUsage)
+	case o.trace == "" && (o.bestMatch || o.rules != ""):
+		return fmt.Errorf("%w: --best-match and --rules go with --trace", errUsage)
+	case o.trace != "" && (o.write != 0 || o.noExtended):
+		return fmt.Errorf("%w: a trace says itself when its card is removed and what it announces", errUsage)
 	case o.vpcd == "" && o.vscard == "":
 		return fmt.Errorf("%w: --vpcd is missing, or --vscard", errUsage)
 	case o.vpcd != "" && o.vscard != "":
@@ -103,6 +122,13 @@ func (o *options) check() error {
 func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if err := o.check(); err != nil {
 		return err
+	}
+	if o.trace != "" {
+		card, err := traceCard(o, stderr)
+		if err != nil {
+			return err
+		}
+		return attach(ctx, o, card, stdout, stderr)
 	}
 	var opts []appletsim.Option
 	if o.noExtended {
@@ -122,13 +148,26 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if o.write > 0 {
 		card.Inject(appletsim.Fault{Write: o.write, Kind: appletsim.CutAfter, Away: o.away})
 	}
+	return attach(ctx, o, card, stdout, stderr)
+}
+
+// card is what either reader takes.
+type card interface {
+	vpcd.Card
+	Away() (left time.Duration, away bool)
+}
+
+// attach keeps the card in its reader until ctx ends.
+func attach(ctx context.Context, o options, c card, stdout, stderr io.Writer) error {
+	pull := func(_, _ []byte) (time.Duration, bool) { return c.Away() }
+	var err error
 	if o.vscard != "" {
-		err = serveQEMU(ctx, o.vscard, card, stdout, stderr)
+		err = serveQEMU(ctx, o.vscard, c, pull, stdout, stderr)
 	} else {
-		err = vpcd.Serve(ctx, o.vpcd, card,
+		err = vpcd.Serve(ctx, o.vpcd, c,
 			vpcd.OnAttached(func(string) { fmt.Fprintf(stdout, "attached %s\n", o.vpcd) }),
 			vpcd.OnWaiting(func(addr string) { fmt.Fprintf(stderr, "waiting for vpcd at %s\n", addr) }),
-			vpcd.WithPull(func(_, _ []byte) (time.Duration, bool) { return card.Away() }),
+			vpcd.WithPull(pull),
 		)
 	}
 	if ctx.Err() != nil {
@@ -171,9 +210,13 @@ func hint(err error) string {
 	case errors.Is(err, appletsim.ErrInUse):
 		return "End the other applet-sim first, or use another card image."
 	case errors.Is(err, os.ErrNotExist):
-		return "Make a card image with `cardbridge card new`, or name another with --card."
+		return "Make a card image with `cardbridge card new`, or name another file with --card or --trace."
 	case errors.Is(err, os.ErrPermission):
-		return "The card image and its directory must be readable and writable for this user."
+		return "The card image and its directory must be readable and writable for this user, a trace readable."
+	case errors.As(err, new(*interchange.UnknownFormatError)), errors.As(err, new(*trace.SyntaxError)):
+		return "--trace takes a trace of ours (docs/trace.md) or of another tool that `cardbridge trace convert` reads."
+	case errors.As(err, new(*trace.RulesError)):
+		return "docs/trace-rules.md tells what a file of rules has."
 	case errors.Is(err, errUsage):
 		return "`applet-sim --help` tells the flags."
 	}

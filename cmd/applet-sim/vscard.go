@@ -9,7 +9,6 @@ import (
 	"os"
 	"time"
 
-	appletsim "github.com/cardbridge/cardbridge/applet-sim"
 	"github.com/cardbridge/cardbridge/applet-sim/vscard"
 )
 
@@ -17,8 +16,8 @@ import (
 var errSocket = errors.New("no socket for QEMU")
 
 // serveQEMU puts the card into the reader of each QEMU that connects to the
-// socket at path.
-func serveQEMU(ctx context.Context, path string, card *appletsim.Card, stdout, stderr io.Writer) error {
+// socket at path; pull is vscard.WithPull's.
+func serveQEMU(ctx context.Context, path string, card vscard.Card, pull func(_, _ []byte) (time.Duration, bool), stdout, stderr io.Writer) error {
 	l, err := listen(path)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errSocket, err)
@@ -26,7 +25,7 @@ func serveQEMU(ctx context.Context, path string, card *appletsim.Card, stdout, s
 	fmt.Fprintf(stderr, "waiting for QEMU at %s\n", path)
 	return vscard.Serve(ctx, l, card,
 		vscard.OnAttached(func() { fmt.Fprintf(stdout, "attached %s\n", path) }),
-		vscard.WithPull(func(_, _ []byte) (time.Duration, bool) { return card.Away() }),
+		vscard.WithPull(pull),
 	)
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -21,22 +20,36 @@ import (
 
 // bench is how the bench tools reach a card: the flags that they share.
 type bench struct {
-	reader    string
-	driver    string
-	trace     string
-	protocol  string
-	exclusive bool
-	wait      time.Duration
-	onClose   pcsc.Disposition // what becomes of the card afterwards
+	reader     string
+	driver     string
+	trace      string
+	unredacted bool   // secrets stay in the trace
+	title      string // of the trace
+	protocol   string
+	exclusive  bool
+	wait       time.Duration
+	onClose    pcsc.Disposition // what becomes of the card afterwards
 
 	traceFile *os.File
 	recorder  *trace.Recorder
 }
 
 func (b *bench) addFlags(f *pflag.FlagSet) {
+	b.addReaderFlags(f)
+	f.StringVar(&b.trace, "trace", "", "write the APDUs to this file as a text trace (docs/trace.md)")
+	b.addUnredactedFlag(f)
+}
+
+// addUnredactedFlag is for what is written: --trace, or the file that a command
+// makes.
+func (b *bench) addUnredactedFlag(f *pflag.FlagSet) {
+	f.BoolVar(&b.unredacted, "unredacted", false, "leave PINs, keys and the results of AUTHENTICATE in the trace")
+}
+
+// addReaderFlags is addFlags for commands that make traces otherwise, or none.
+func (b *bench) addReaderFlags(f *pflag.FlagSet) {
 	f.StringVar(&b.reader, "reader", "", "reader by name, by a part of it that only one reader has, or by identity (see cardbridge reader list)")
 	addDriverFlag(f, &b.driver)
-	f.StringVar(&b.trace, "trace", "", "write the APDUs to this file as a text trace (docs/trace.md)")
 	f.StringVar(&b.protocol, "protocol", "any", "transmission protocol: T=0, T=1 or any")
 	f.BoolVar(&b.exclusive, "exclusive", false, "keep other programs off the card meanwhile")
 	f.DurationVar(&b.wait, "wait", 10*time.Second, "how long to wait for the card to be there or to come back")
@@ -69,15 +82,26 @@ func (b *bench) open(ctx context.Context) (apdu.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	return b.record(conn, trace.Header{Reader: name, Origin: origin(name)})
+}
+
+// record is conn, recorded where --trace says so. It closes conn where it fails.
+func (b *bench) record(conn apdu.Conn, h trace.Header) (apdu.Conn, error) {
 	if b.trace == "" {
 		return conn, nil
 	}
 	if b.recorder == nil {
+		var err error
 		if b.traceFile, err = os.OpenFile(b.trace, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
 			conn.Close()
 			return nil, err
 		}
-		b.recorder = trace.NewRecorder(b.traceFile, trace.Header{Reader: name, Origin: origin(name), Date: time.Now()})
+		h.Title, h.Date = b.title, time.Now()
+		var opts []trace.Option
+		if b.unredacted {
+			opts = append(opts, trace.Unredacted())
+		}
+		b.recorder = trace.NewRecorder(b.traceFile, h, opts...)
 	}
 	return b.recorder.Wrap(conn), nil
 }
@@ -197,11 +221,8 @@ and colons within an argument are ignored.`,
 			p := newPrinter(cmd)
 			commands := make([][]byte, len(args))
 			for i, a := range args {
-				if commands[i], err = hex.DecodeString(strings.NewReplacer(" ", "", ":", "").Replace(a)); err != nil {
-					return fmt.Errorf("APDU %d, %.40q: %w", i+1, a, err)
-				}
-				if len(commands[i]) < 4 {
-					return fmt.Errorf("APDU %d has %d bytes, a command has 4 or more", i+1, len(commands[i]))
+				if commands[i], err = parseAPDU(a); err != nil {
+					return fmt.Errorf("APDU %d: %w", i+1, err)
 				}
 			}
 			conn, err := b.openNow(cmd.Context())
