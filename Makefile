@@ -4,7 +4,7 @@
 #
 # make hwtest BENCH=bench.yaml ALLOW=ICCID   checks real readers and cards (docs/hardware.md)
 # make torture-readers                       a fault at every APDU, on every reader stack
-# make bench-pcsc bench-rsa                  measured against peers (docs/bench)
+# make bench-pcsc bench-rsa bench-trace      measured against peers (docs/bench)
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -13,10 +13,10 @@ SUDO        := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 FUZZTIME    ?= 2s
 
 PACKAGES      := gcc pkg-config libpcsclite-dev libusb-1.0-0-dev pcscd vsmartcard-vpcd
-TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2
+TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark
 
 
-.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa hwtest torture-readers vuln clean
+.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace hwtest torture-readers vuln clean
 
 all: build
 
@@ -94,6 +94,10 @@ bench-pcsc: test-deps
 bench-rsa: test-deps
 	@$(GO) build -o bin/benchrsa ./hwtest/benchrsa
 	@bin/benchrsa
+
+# bench-trace measures recording, other tools' formats, show and diff.
+bench-trace:
+	$(GO) test -run '^$$' -bench 'Recorder|Reader|Redactor|Import|Export|Diff|Show|Explain' -benchmem ./apdu/trace/... ./card/explain
 
 # hwtest checks what is plugged in; without BENCH, a virtual bench.
 HWREPORT ?= hwtest-report
