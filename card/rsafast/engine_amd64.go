@@ -25,12 +25,16 @@ var ifma512 = &engine{
 var engines = detect()
 
 func detect() []*engine {
+	// x/sys/cpu says yes only where the system saves the registers, and no where
+	// GODEBUG says so.
+	if !cpu.X86.HasAVX2 {
+		return nil
+	}
 	var found []*engine
-	// x/sys/cpu says yes only where the system saves the registers.
 	if cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512IFMA {
 		found = append(found, ifma512)
 	}
-	if cpu.X86.HasAVX2 && cpu.X86.HasFMA {
+	if cpu.X86.HasFMA {
 		found = append(found, fma52)
 	}
 	return found

@@ -282,19 +282,21 @@ func TestWidths(t *testing.T) {
 func TestFaultIsWithheld(t *testing.T) {
 	flip := func(x []uint64, i int) { x[i] ^= 1 << (i % limbBits) }
 	spoils := map[string]func(*vectorKey, int){
-		"p":          func(k *vectorKey, i int) { flip(k.p.n, i) },
-		"q":          func(k *vectorKey, i int) { flip(k.q.n, i) },
-		"p's k":      func(k *vectorKey, i int) { flip(k.p.k[:], i%block) },
-		"q's k":      func(k *vectorKey, i int) { flip(k.q.k[:], i%block) },
-		"p's m":      func(k *vectorKey, i int) { flip(k.p.m, i) },
-		"q's m":      func(k *vectorKey, i int) { flip(k.q.m, i) },
-		"p's r3":     func(k *vectorKey, i int) { flip(k.p.r3, i) },
-		"q's r2":     func(k *vectorKey, i int) { flip(k.q.r2, i) },
-		"p's one":    func(k *vectorKey, i int) { flip(k.p.one, i) },
-		"dp":         func(k *vectorKey, i int) { k.p.exponent[i] ^= 1 },
-		"dq":         func(k *vectorKey, i int) { k.q.exponent[i] ^= 8 },
-		"qInv":       func(k *vectorKey, i int) { flip(k.qInvR, i) },
-		"q in words": func(k *vectorKey, i int) { flip(k.qw, i%len(k.qw)) },
+		"p":               func(k *vectorKey, i int) { flip(k.p.n, i) },
+		"q":               func(k *vectorKey, i int) { flip(k.q.n, i) },
+		"p's k":           func(k *vectorKey, i int) { flip(k.p.k[:], i%block) },
+		"q's k":           func(k *vectorKey, i int) { flip(k.q.k[:], i%block) },
+		"p's m":           func(k *vectorKey, i int) { flip(k.p.m, i) },
+		"q's m":           func(k *vectorKey, i int) { flip(k.q.m, i) },
+		"p's r3":          func(k *vectorKey, i int) { flip(k.p.r3, i) },
+		"q's r2":          func(k *vectorKey, i int) { flip(k.q.r2, i) },
+		"p's one":         func(k *vectorKey, i int) { flip(k.p.one, i) },
+		"dp":              func(k *vectorKey, i int) { k.p.exponent[i] ^= 1 },
+		"dq":              func(k *vectorKey, i int) { k.q.exponent[i] ^= 8 },
+		"qInv":            func(k *vectorKey, i int) { flip(k.qInvR, i) },
+		"q in words":      func(k *vectorKey, i int) { flip(k.qw, i%len(k.qw)) },
+		"qInv gone":       func(k *vectorKey, _ int) { clear(k.qInvR) },
+		"q in words gone": func(k *vectorKey, _ int) { clear(k.qw) },
 	}
 	r := stored(t, "rsa2048a")
 	for _, e := range engines {
@@ -327,6 +329,42 @@ func TestFaultIsWithheld(t *testing.T) {
 	}
 }
 
+// The same where numbers of a prime are lost, in any combination: a check whose
+// two sides are both zero would find nothing wrong.
+func TestLostNumbersAreAFault(t *testing.T) {
+	r := stored(t, "rsa2048a")
+	for _, e := range engines {
+		good := loaded(t, r, e)
+		for which := range 2 {
+			for subset := 1; subset < 1<<7; subset++ {
+				bad := *good
+				p := &bad.vector.p
+				if which == 1 {
+					p = &bad.vector.q
+				}
+				for i, x := range []*[]uint64{&p.n, &p.m, &p.one, &p.r2, &p.r3} {
+					if subset>>i&1 == 1 {
+						*x = make([]uint64, len(*x))
+					}
+				}
+				if subset>>5&1 == 1 {
+					p.k = [block]uint64{}
+				}
+				if subset>>6&1 == 1 {
+					p.exponent = make([]byte, len(p.exponent))
+				}
+				for _, c := range []*big.Int{big.NewInt(2), random(t, r.N)} {
+					_, err := bad.Private(t.Context(), encoded(c, r.N))
+					require.ErrorIs(t, err, ErrFault, "%s, prime %d, lost %b", e.name, which, subset)
+				}
+			}
+		}
+		m, err := good.Private(t.Context(), encoded(big.NewInt(2), r.N))
+		require.NoError(t, err)
+		assert.Equal(t, root(r, big.NewInt(2)), m)
+	}
+}
+
 func TestPortableFaultIsWithheld(t *testing.T) {
 	r := stored(t, "rsa2048a")
 	for name, spoil := range map[string]func(*portableKey){
@@ -340,6 +378,62 @@ func TestPortableFaultIsWithheld(t *testing.T) {
 		m, err := k.Private(t.Context(), encoded(big.NewInt(42), r.N))
 		assert.ErrorIs(t, err, ErrFault, name)
 		assert.Nil(t, m)
+	}
+}
+
+// A result may take its operand's place.
+func TestInPlace(t *testing.T) {
+	for _, name := range []string{"rsa2048a", "rsa4096a"} {
+		r := stored(t, name)
+		for _, e := range forced() {
+			k := loaded(t, r, e)
+			pk, err := newPublicKey(&r.PublicKey, e)
+			require.NoError(t, err)
+			for n := 1; n <= 5; n++ {
+				var ops []*Op
+				var public []*PublicOp
+				var want [][]byte
+				for range n {
+					c := encoded(random(t, r.N), r.N)
+					want = append(want, slices.Clone(c))
+					ops = append(ops, &Op{Key: k, C: c, M: c})
+					public = append(public, &PublicOp{Key: pk, X: c, Y: c})
+				}
+				Run(ops...)
+				for i, op := range ops {
+					require.NoError(t, op.Err, nameOf(e))
+					assert.Same(t, &op.C[0], &op.M[0])
+					assert.Equal(t, want[i], power(op.M, r.N), nameOf(e))
+				}
+				RunPublic(public...)
+				for i, op := range public {
+					require.NoError(t, op.Err)
+					assert.Equal(t, want[i], op.Y, nameOf(e))
+				}
+			}
+		}
+	}
+}
+
+// Nothing of an operation stays in the memory of its batch.
+func TestForget(t *testing.T) {
+	r := stored(t, "rsa2048a")
+	for _, e := range engines {
+		k := loaded(t, r, e)
+		bad := loaded(t, r, e)
+		bad.vector.qw[3]++
+		for _, key := range []*Key{k, bad} {
+			kernel := e.kernel(k.vector.limbs)
+			s := e.newSpace(kernel, 1<<kernel.window)
+			kernel.private.Put(s)
+			Run(&Op{Key: key, C: encoded(random(t, r.N), r.N)})
+			for _, x := range [][]uint64{s.a, s.b, s.c, s.x, s.tmp, s.lane[0][:], s.lane[1][:]} {
+				assert.Zero(t, slices.Max(x))
+			}
+			for _, m := range s.m {
+				assert.Zero(t, slices.Max(m[:]))
+			}
+		}
 	}
 }
 

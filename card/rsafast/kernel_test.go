@@ -77,39 +77,7 @@ func testKernel(t *testing.T, e *engine, k *kernel, size int) {
 	scale := func(m *big.Int, k int64) *big.Int { return new(big.Int).Mul(m, big.NewInt(k)) }
 	check := func(moduli, a, b []*big.Int, squarings int) {
 		t.Helper()
-		var product *uint64
-		for lane, m := range moduli {
-			mod := newModulus(m.Bytes(), n)
-			s.modulus(lane, &mod)
-			s.put(s.a, lane, limbsOfInt(a[lane], n))
-			if b != nil {
-				s.put(s.b, lane, limbsOfInt(b[lane], n))
-				product = &s.b[0]
-			}
-		}
-		for i := range s.tmp { // what is left of earlier calls has no part in it
-			s.tmp[i] = ^uint64(0)
-		}
-		k.power(&s.c[0], &s.a[0], product, squarings, &s.ctx[0], &s.tmp[0])
-		inverse := new(big.Int)
-		for lane, m := range moduli {
-			got := make([]uint64, n)
-			s.get(got, s.c, lane)
-			for i, v := range got {
-				require.Less(t, v, uint64(1<<limbBits), "limb %d", i)
-			}
-			inverse.ModInverse(r, m)
-			want := new(big.Int).Set(a[lane])
-			for range squarings {
-				want.Mul(want, want).Mul(want, inverse).Mod(want, m)
-			}
-			if b != nil {
-				want.Mul(want, b[lane]).Mul(want, inverse)
-			}
-			v := number(got)
-			require.Negative(t, v.Cmp(scale(m, 3)), "not below 3 N")
-			require.Zero(t, want.Mod(want, m).Cmp(v.Mod(v, m)), "lane %d, %d squarings of %x mod %x", lane, squarings, a[lane], m)
-		}
+		checkKernel(t, s, moduli, a, b, squarings)
 	}
 	for i, m := range moduli {
 		factors = []*big.Int{new(big.Int), one, new(big.Int).Sub(m, one), new(big.Int).Sub(scale(m, 6), one), new(big.Int).Sub(scale(m, 128), one)}
@@ -136,6 +104,105 @@ func testKernel(t *testing.T, e *engine, k *kernel, size int) {
 			bs[lane] = new(big.Int).Mod(shapes[lane%len(shapes)], m)
 		}
 		check(lanes, as, bs, 0)
+	}
+}
+
+// checkKernel holds a call against math/big, and its result against its bounds.
+func checkKernel(t *testing.T, s *space, moduli, a, b []*big.Int, squarings int) {
+	t.Helper()
+	n := s.limbs
+	r := new(big.Int).Lsh(big.NewInt(1), uint(limbBits*n))
+	var product *uint64
+	for lane, m := range moduli {
+		mod := newModulus(m.Bytes(), n)
+		s.modulus(lane, &mod)
+		s.put(s.a, lane, limbsOfInt(a[lane], n))
+		if b != nil {
+			s.put(s.b, lane, limbsOfInt(b[lane], n))
+			product = &s.b[0]
+		}
+	}
+	for i := range s.tmp { // what is left of earlier calls has no part in it
+		s.tmp[i] = ^uint64(0)
+	}
+	s.power(&s.c[0], &s.a[0], product, squarings, &s.ctx[0], &s.tmp[0])
+	inverse := new(big.Int)
+	for lane, m := range moduli {
+		got := make([]uint64, n)
+		s.get(got, s.c, lane)
+		for i, v := range got {
+			require.Less(t, v, uint64(1<<limbBits), "limb %d", i)
+		}
+		inverse.ModInverse(r, m)
+		want := new(big.Int).Set(a[lane])
+		for range squarings {
+			want.Mul(want, want).Mul(want, inverse).Mod(want, m)
+		}
+		if b != nil {
+			want.Mul(want, b[lane]).Mul(want, inverse)
+		}
+		v := number(got)
+		require.Negative(t, v.Cmp(new(big.Int).Mul(m, big.NewInt(3))), "not below 3 N")
+		require.Zero(t, want.Mod(want, m).Cmp(v.Mod(v, m)), "lane %d, %d squarings of %x mod %x", lane, squarings, a[lane], m)
+	}
+}
+
+// The largest columns: moduli whose limbs and whose M's are ones, with factors
+// that make all digits of the reduction ones.
+func TestKernelExtremes(t *testing.T) {
+	sizes := map[int]int{20: 1024, 30: 1536, 40: 2048, 60: 3072, 80: 4096}
+	one := big.NewInt(1)
+	pow := func(n int) *big.Int { return new(big.Int).Lsh(one, uint(n)) }
+	const low = block * limbBits
+	for _, e := range engines {
+		for _, k := range e.kernels {
+			n, size := k.limbs, sizes[k.limbs]
+			s := e.newSpace(k, 0)
+			r := pow(limbBits * n)
+			// K = 2^260 - j, N = 2^size - 1 but for the low limbs, which are -1/K.
+			var moduli []*big.Int
+			for j := range int64(e.lanes) {
+				inverse := new(big.Int).Sub(pow(low), big.NewInt(2*j+1))
+				inverse.ModInverse(inverse, pow(low))
+				m := new(big.Int).Sub(pow(size), pow(low))
+				m.Add(m, pow(low)).Sub(m, inverse)
+				if m.BitLen() > size {
+					m.Sub(m, pow(low))
+				}
+				moduli = append(moduli, m)
+			}
+			mod := newModulus(moduli[1].Bytes(), n)
+			require.Greater(t, mod.k[block-1], uint64(limbMask-1))
+			var as, bs, ones []*big.Int
+			for lane, m := range moduli {
+				mod := newModulus(m.Bytes(), n)
+				// What the reduction adds if all its digits are ones.
+				sum := new(big.Int)
+				digit := new(big.Int).Sub(pow(low), one)
+				step := new(big.Int).Mul(m, number(mod.k[:]))
+				for i := range n / block {
+					if i == n/block-1 {
+						step = m
+					}
+					sum.Add(sum, new(big.Int).Lsh(new(big.Int).Mul(digit, step), uint(low*i)))
+				}
+				b := new(big.Int).Sub(m, big.NewInt(2*int64(lane))) // m itself at times: any factor up to N will do
+				if lane%2 == 1 {
+					b.Set(one)
+				}
+				a := new(big.Int).ModInverse(b, r)
+				a.Mul(a, sum.Neg(sum)).Mod(a, r)
+				as, bs = append(as, a), append(bs, b)
+				ones = append(ones, new(big.Int).Sub(pow(size+7), one))
+			}
+			checkKernel(t, s, moduli, as, bs, 0)
+			checkKernel(t, s, moduli, bs, as, 0)
+			for i, m := range moduli {
+				ones[i].Mod(ones[i], new(big.Int).Lsh(m, 7))
+			}
+			checkKernel(t, s, moduli, ones, ones, 3)
+			checkKernel(t, s, moduli, moduli, moduli, 3)
+		}
 	}
 }
 

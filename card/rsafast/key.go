@@ -245,11 +245,13 @@ func reducedExponent(p *bigmod.Modulus, pb []byte, d *bigmod.Nat) ([]byte, error
 	return out, nil
 }
 
-// rounds of Miller and Rabin's test, each with a random base: FIPS 186-5, table
-// B.1, has no more for primes of 1024 bits and above.
+// rounds of Miller and Rabin's test, each with a random base: as many as FIPS
+// 186-5 table B.1 asks for primes of RSA-2048. A composite that somebody made for
+// it passes in one of 1024 cases at the most, and harms nobody else: results are
+// checked all the same.
 const rounds = 5
 
-// probablyPrime refuses odd composite numbers, the worst but for 1 of 4^rounds.
+// probablyPrime refuses odd composite numbers.
 func probablyPrime(m *bigmod.Modulus) error {
 	p1 := m.Nat().SubOne(m)
 	s := p1.TrailingZeroBitsVarTime()

@@ -6,7 +6,8 @@ type Op struct {
 	// C is the operand: a value below n in exactly the modulus's length.
 	C []byte
 	// M is the result while Err is nil, else nil. Its capacity is used where it
-	// suffices. It must not share memory with the C of another operation.
+	// suffices, and is written only with a result that has passed its check. It
+	// may be C; it must not share memory with another operation.
 	M []byte
 	// Err is nil, matches ErrOperand or is ErrFault.
 	Err error

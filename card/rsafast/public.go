@@ -36,7 +36,7 @@ type PublicOp struct {
 	// X is the operand: a value below n in exactly the modulus's length.
 	X []byte
 	// Y is x^65537 mod n while Err is nil, else nil. Its capacity is used where
-	// it suffices. It must not share memory with the X of another operation.
+	// it suffices. It may be X; it must not share memory with another operation.
 	Y []byte
 	// Err is nil or matches ErrOperand.
 	Err error

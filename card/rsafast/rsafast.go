@@ -11,7 +11,9 @@
 // is checked with the public exponent before it leaves.
 //
 // Where the processor has no such registers, and for keys whose primes differ
-// in length, portable code does the same work one operation at a time.
+// in length, portable code does the same work one operation at a time. Engine
+// says what is used. The environment can rule engines out when a program starts:
+// GODEBUG=cpu.avx512ifma=off leaves fma52, GODEBUG=cpu.avx2=off the portable code.
 package rsafast
 
 import (

@@ -30,15 +30,16 @@ type batch struct {
 	ops []*Op
 }
 
-func (b batch) op(lane int) *Op {
+// of is the operation that has a lane.
+func (b batch) of(lane int) int {
 	if lane/2 < len(b.ops) {
-		return b.ops[lane/2]
+		return lane / 2
 	}
-	return b.ops[0]
+	return 0
 }
 
 func (b batch) prime(lane int) *prime {
-	k := &b.op(lane).Key.vector
+	k := &b.ops[b.of(lane)].Key.vector
 	if lane%2 == 0 {
 		return &k.p
 	}
@@ -53,7 +54,10 @@ func (e *engine) private(ops []*Op) {
 	if s == nil {
 		s = e.newSpace(k, 1<<k.window)
 	}
-	defer k.private.Put(s)
+	defer func() {
+		s.forget()
+		k.private.Put(s)
+	}()
 	b := batch{s, ops}
 	for lane := range e.lanes {
 		p := b.prime(lane)
@@ -62,23 +66,41 @@ func (e *engine) private(ops []*Op) {
 		s.put(s.r2, lane, p.r2)
 		s.put(s.r3, lane, p.r3)
 	}
-	b.reduce(s.x, func(op *Op) []byte { return op.C })
+	b.reduce(s.x, b.operands())
 	b.exponentiate(s.c, s.x)
 	b.recombine(s.c)
 	b.check()
 }
 
+// numbers is one for each operation.
+type numbers [maxLanes / 2][]byte
+
+func (b batch) operands() (c numbers) {
+	for i, op := range b.ops {
+		c[i] = op.C
+	}
+	return c
+}
+
+// values is the room for what recombine finds. It is the batch's own: the
+// caller's memory gets nothing that is not checked.
+func (b batch) values() (m numbers) {
+	for i, op := range b.ops {
+		m[i] = b.m[i][:len(op.Key.n)]
+	}
+	return m
+}
+
 // reduce is a number of twice the length modulo p and q, below 6 p and 6 q, in
 // Montgomery's form: low R^2 / R + high R^3 / R.
-func (b batch) reduce(out []uint64, number func(*Op) []byte) {
+func (b batch) reduce(out []uint64, x numbers) {
 	n := b.limbs
 	for lane := range b.lanes {
-		c := number(b.op(lane))
-		x := b.lane[lane][:n]
-		limbsOf(x, c, 0)
-		b.put(b.a, lane, x)
-		limbsOf(x, c, n)
-		b.put(b.b, lane, x)
+		v, half := x[b.of(lane)], b.lane[lane][:n]
+		limbsOf(half, v, 0)
+		b.put(b.a, lane, half)
+		limbsOf(half, v, n)
+		b.put(b.b, lane, half)
 	}
 	b.mul(b.a, b.a, b.r2)
 	b.mul(b.b, b.b, b.r3)
@@ -95,9 +117,13 @@ func (b batch) exponentiate(out, x []uint64) {
 		b.square(entry(i), entry(i/2), nil, 1)
 		b.mul(entry(i+1), entry(i), x)
 	}
-	for i := range b.prime(0).exponent {
+	var digits [maxLanes][]byte
+	for lane := range b.lanes {
+		digits[lane] = b.prime(lane).exponent
+	}
+	for i := range digits[0] {
 		for lane := range b.lanes {
-			b.index[lane] = uint64(b.prime(lane).exponent[i])
+			b.index[lane] = uint64(digits[lane][i])
 		}
 		if i == 0 {
 			b.choose(&out[0], &b.table[0], b.limbs, entries, &b.index[0])
@@ -118,8 +144,8 @@ func (b batch) leave(x []uint64) {
 	b.mul(x, x, one)
 }
 
-// recombine is m = mq + q ((mp - mq) / q mod p), Garner's, into the operations'
-// results.
+// recombine is m = mq + q ((mp - mq) / q mod p), Garner's: below n, since mp, mq
+// and the last factor are reduced to below p, q and p.
 func (b batch) recombine(x []uint64) {
 	n := b.limbs
 	b.leave(x)
@@ -137,6 +163,7 @@ func (b batch) recombine(x []uint64) {
 	b.mul(b.a, b.a, b.b)
 	var w [maxLimbs]uint64
 	var h, low [maxLimbs / 2]uint64
+	values := b.values()
 	for i, op := range b.ops {
 		k := &op.Key.vector
 		words := len(k.qw)
@@ -144,36 +171,52 @@ func (b batch) recombine(x []uint64) {
 		wordsOf(h[:words], b.lane[2*i][:n])
 		wordsOf(low[:words], b.lane[2*i+1][:n])
 		multiplyAdd(w[:2*words], k.qw, h[:words], low[:words])
-		op.M = result(op.M, 16*words)
-		bytesOf(op.M, w[:2*words])
+		bytesOf(values[i], w[:2*words])
 	}
 }
 
-// check withholds results m with m^65537 /= c modulo p or q, which is modulo n:
-// that n = p q was checked when the key was loaded. Both sides are computed anew
-// from the bytes that came in and that would go out.
+// check gives out the values m with m^65537 = c modulo p and q, and withholds the
+// others. Modulo p and q is modulo n, for n = p q and p /= q were checked when the
+// key was loaded. Both sides are computed anew from the bytes that came in and
+// that would go out, so a fault in what was computed, or in a number of the key,
+// is not in both alike.
+//
+// But for one kind: where R^2 and R^3 or the modulus are lost, both sides are
+// zero, and m may well have p in common with n. So what brings numbers into
+// Montgomery's form is tried on 1, which gives R mod p, a number that is stored.
 func (b batch) check() {
-	n := b.limbs
-	b.reduce(b.x, func(op *Op) []byte { return op.M })
+	n, values, operands := b.limbs, b.values(), b.operands()
+	b.reduce(b.x, values)
 	b.square(b.c, b.x, b.x, 16)
-	b.reduce(b.x, func(op *Op) []byte { return op.C })
+	b.reduce(b.x, operands)
 	b.leave(b.c)
 	b.leave(b.x)
+	b.leave(b.r2)
+	// All operands have been read: they may lie where values go.
 	for i, op := range b.ops {
-		different := uint64(0)
+		good := true
 		for lane := 2 * i; lane < 2*i+2; lane++ {
-			m := &b.prime(lane).modulus
-			var got, want [maxLimbs]uint64
-			b.read(got[:n], b.c, lane, m.n)
-			b.read(want[:n], b.x, lane, m.n)
+			p := b.prime(lane)
+			got, want := b.lane[2*i][:n], b.lane[2*i+1][:n]
+			b.read(got, b.c, lane, p.n)
+			b.read(want, b.x, lane, p.n)
+			different, one := uint64(0), uint64(0)
 			for j := range n {
 				different |= got[j] ^ want[j]
 			}
+			b.read(got, b.r2, lane, p.n)
+			for j := range n {
+				different |= got[j] ^ p.one[j]
+				one |= p.one[j]
+			}
+			good = good && different == 0 && one != 0
 		}
-		if different != 0 {
-			clear(op.M)
+		if !good {
 			op.Err = ErrFault
+			continue
 		}
+		op.M = result(op.M, len(op.Key.n))
+		copy(op.M, values[i])
 	}
 }
 
@@ -185,7 +228,10 @@ func (e *engine) public(ops []*PublicOp) {
 	if s == nil {
 		s = e.newSpace(k, 0)
 	}
-	defer k.public.Put(s)
+	defer func() {
+		s.forget()
+		k.public.Put(s)
+	}()
 	n := k.limbs
 	for lane := range e.lanes {
 		op := ops[0]

@@ -4,7 +4,9 @@ import "fmt"
 
 // Biases of the double-precision products: rounded toward zero, the sum of a
 // product and 2^104 has the product's high 52 bits as its fraction, that of the
-// low half and 2^52 the low ones.
+// low half and 2^52 the low ones. Both sums, and (2^104 + 2^52) less the first,
+// are exact for factors that are whole and below 2^52: then a b < 2^104, so the
+// exponents are those of the biases. With a factor of 2^52 they need not be.
 const (
 	bias52  = 0x4330000000000000 // 2^52
 	bias104 = 0x4670000000000000 // 2^104
@@ -12,8 +14,9 @@ const (
 )
 
 // fma is AVX2 with fused multiply-add: limbs are doubles, four lanes. Sums of
-// the columns are of the products' bit patterns, as integers; they start from
-// the negative sum of all the exponents that will come in.
+// the columns are of the products' bit patterns, as integers modulo 2^64; they
+// start from the negative sum of all the exponents that will come in. What
+// remains is the sum of the halves alone (see bounds), whatever wrapped between.
 type fma struct {
 	w       writer
 	pending string // the low half of the last product, not yet written
@@ -76,7 +79,7 @@ func (f *fma) constants(n int) {
 	whole, half := make([]uint64, 2*n), make([]uint64, 2*n)
 	for c := range whole {
 		whole[c] = -sums[c]
-		half[c] = -(sums[c] / 2) // a square's sums are doubled once
+		half[c] = -(sums[c] / 2) // a square's sums are doubled once; sums are even
 	}
 	f.w.data(fmt.Sprintf("fmaMul%d", n), whole)
 	f.w.data(fmt.Sprintf("fmaSqr%d", n), half)
@@ -221,7 +224,11 @@ func (f *fma) double() {
 	}
 }
 
-// begin sets rounding toward zero with every exception masked.
+// begin sets rounding toward zero with every exception masked, until end: a
+// function has one way out, and nothing in it can panic. The scheduler does not
+// preempt assembly. Signal handlers start with the system's rounding on Linux,
+// and a context switch keeps ours; where a handler should see it all the same, no
+// harm is done: Go's computes nothing in floating point.
 func (f *fma) begin() {
 	f.w.ins("STMXCSR", "0(SP)")
 	f.w.ins("MOVL", "$0x7f80", "4(SP)")

@@ -10,7 +10,17 @@ import (
 // registers: column c is the sum of a[i] b[c-i]. Montgomery's reduction takes
 // five limbs at a time: adding the low five times M, where N K = -1 mod 2^260
 // and M = (N K + 1) / 2^260, clears them. Only the last five are multiplied by
-// K first, so that the result is below 3 N + a b / 2^(52 n).
+// K first, so that the result is below 2 N + a b / 2^(52 n).
+//
+// Bounds. With R = 2^(52 n) = 2^(260 B), what is added to a b is t N K 2^(260 i)
+// for the blocks i = 0 to B-2, and f N 2^(260 (B-1)) for the last. As t, K and f
+// are at most 2^260 - 1, the first are less than R N in all, and so is the last:
+// the result is below (a b + 2 R N) / R. Where that is below R, nothing is lost
+// with the carry out of the last column.
+//
+// Every limb in memory is a column's sum after a mask of 52 bits, so below 2^52.
+// A column's sum is of at most 2 n halves of a b, 2 n of the reduction, all below
+// 2^52, and a carry: for 80 limbs below 321 2^52, which 64 bits hold.
 const block = 5
 
 // The low five digits t of the last block and the low half of the last factor
