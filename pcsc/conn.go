@@ -42,8 +42,8 @@ type Conn struct {
 
 	protocol Protocol
 	atr      []byte
-	// silent says that an exchange had no answer: the card may answer nothing
-	// more before its next reset.
+	// silent says that the last exchange had no answer: the card may answer
+	// nothing more before its next reset.
 	silent atomic.Bool
 }
 
@@ -161,8 +161,10 @@ func (c *Conn) Transmit(ctx context.Context, capdu []byte) ([]byte, error) {
 	}
 	command := bytes.Clone(c.tpdu(capdu)) // a call that outlives its context must not read the caller's
 	var rapdu []byte
+	var sent atomic.Bool
 	ses := c.current()
 	err := ses.do(ctx, "transmit", func(svc service) (err error) {
+		sent.Store(true)
 		rapdu, err = svc.transmit(command)
 		switch {
 		case errors.Is(err, CodeNotTransacted), errors.Is(err, CodeCommDataLost): // it failed, and nothing more
@@ -177,10 +179,10 @@ func (c *Conn) Transmit(ctx context.Context, capdu []byte) ([]byte, error) {
 		}
 		return err
 	})
+	if sent.Load() {
+		c.silent.Store(err != nil && !errors.Is(err, apdu.ErrCardRemoved) && !errors.Is(err, apdu.ErrCardReset))
+	}
 	if err != nil {
-		if !errors.Is(err, apdu.ErrCardRemoved) && !errors.Is(err, apdu.ErrCardReset) {
-			c.silent.Store(true)
-		}
 		return nil, err
 	}
 	return rapdu, nil

@@ -167,6 +167,12 @@ func TestConnect(t *testing.T) {
 		answers(t, c)
 		_, err = src.Open(ctx, one.Reader, reader.Shared)
 		assert.ErrorIs(t, err, context.Canceled)
+
+		other := connect(t, one, pcsc.Options{})
+		_, err = c.Transmit(ctx, hello)
+		require.Error(t, err)
+		require.NoError(t, c.Close())
+		answers(t, other) // nothing was sent: the card keeps its power
 	})
 }
 

@@ -18,6 +18,10 @@ type FindError struct {
 
 func (e *FindError) Error() string {
 	switch {
+	case len(e.Readers) == 0 && e.Name == "":
+		return "there are no readers"
+	case e.Name == "":
+		return "there are several readers, say which: " + quoted(e.Readers)
 	case len(e.Readers) == 0:
 		return fmt.Sprintf("no reader %q: there are no readers", e.Name)
 	case len(e.Matches) == 0:

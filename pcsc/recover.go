@@ -123,9 +123,13 @@ func (c *Conn) step(ctx context.Context, op string, rung Rung) error {
 }
 
 func (c *Conn) reconnect(ctx context.Context, op string, ses *session, d Disposition) error {
-	return c.negotiate(ctx, op, ses, func(svc service, p Protocol) (Protocol, error) {
+	err := c.negotiate(ctx, op, ses, func(svc service, p Protocol) (Protocol, error) {
 		return svc.reconnect(c.options.Mode == reader.Exclusive, p, d)
 	})
+	if err == nil {
+		c.silent.Store(false)
+	}
+	return err
 }
 
 // both is err, with cause beside it where that is another.

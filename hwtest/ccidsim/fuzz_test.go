@@ -61,6 +61,7 @@ func FuzzT1(f *testing.F) {
 	f.Add(bytesOf("00000400A40000A0"))
 	f.Add(bytesOf("00C000C0"))
 	f.Add(bytesOf("00C101FE3E"))
+	f.Add(bytesOf("00C10101C1")) // RESYNCH takes it back
 	f.Add(bytesOf("00200400A4000080"))
 	f.Add(bytesOf("00800080"))
 	f.Fuzz(func(t *testing.T, sent []byte) {

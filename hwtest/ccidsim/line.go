@@ -40,7 +40,7 @@ func newLine(s *slot, card Card, a atr) *line {
 	if d := s.device.cfg.HasData; d != nil {
 		l.t0.direction = d
 	}
-	l.t1 = &t1{line: l, ifsc: a.ifsc, ifsd: 32, crc: a.crc}
+	l.t1 = &t1{line: l, ifsc: a.ifsc, ifsd: defaultIFSD, crc: a.crc}
 	return l
 }
 

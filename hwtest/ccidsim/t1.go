@@ -19,6 +19,10 @@ const (
 	rErrOther    = 2
 )
 
+// defaultIFSD is the IFSD until the host announces another (ISO/IEC 7816-3
+// §11.4.2).
+const defaultIFSD = 32
+
 // maxCommand is the longest command APDU, bytes.
 const maxCommand = 4 + 3 + 65535 + 2
 
@@ -151,7 +155,7 @@ func (t *t1) receiveReady(pcb byte) {
 func (t *t1) supervise(pcb byte, inf []byte) {
 	switch {
 	case pcb == sResynch && len(inf) == 0:
-		t.expect, t.next = 0, 0
+		t.expect, t.next, t.ifsd = 0, 0, defaultIFSD
 		t.dropChains()
 		t.line.job, t.asked = nil, false
 		t.send(sResynch | sResponse)

@@ -92,8 +92,11 @@ func (c Capabilities) String() string {
 		s = append(s, "extended length")
 	}
 	n := fmt.Sprintf("%d logical channels", c.Channels)
-	if c.Channels == 1 {
+	switch c.Channels {
+	case 1:
 		n = "1 logical channel"
+	case 8:
+		n = "8 logical channels or more"
 	}
 	return strings.Join(append(s, n), ", ")
 }

@@ -24,7 +24,8 @@ type Endpoints interface {
 	// Out makes one bulk-OUT transfer.
 	Out(ctx context.Context, b []byte) error
 	// In makes one bulk-IN transfer, which ends where the reader's message ends
-	// or b is full; what did not fit is the next one's.
+	// or b is full; what did not fit is the next one's. Beside an error it may give
+	// the bytes that came before it.
 	In(ctx context.Context, b []byte) (int, error)
 	// Interrupt makes one interrupt-IN transfer. It fails where there is no such
 	// pipe.

@@ -25,6 +25,7 @@ const (
 // Where a call does not come to its end before its context, it fails with an
 // error that matches apdu.ErrTimeout and the context's, and the reader is told to
 // forget the command. From then on, and once the card has left or lost its power,
+// or an exchange by T=0 has failed that the reader does not see to by itself,
 // nothing but Reset, ColdReset and Close can be done.
 type Conn struct {
 	device  *Device
@@ -209,6 +210,11 @@ func (c *Conn) Transmit(ctx context.Context, capdu []byte) ([]byte, error) {
 	}
 	var rapdu []byte
 	err := c.do(ctx, "transmit", func(ctx context.Context) error {
+		if c.dead == nil && c.device.desc.Features&AutoActivation != 0 && c.slot.changes() != c.changes {
+			// The reader gave the card that is there now its power: it would take
+			// the command, at once and of whoever.
+			c.dead = fmt.Errorf("the connection ended before: %w", apdu.ErrCardRemoved)
+		}
 		if c.dead != nil {
 			return c.dead
 		}
@@ -236,10 +242,14 @@ func (c *Conn) told(err error) error {
 	} else if isCode(err) && c.slot.icc == iccInactive {
 		err = fmt.Errorf("%w: it has no power: %w", apdu.ErrCardReset, err)
 	}
+	// T=1 resynchronises. A T=0 card may wait for what is left of the command, and
+	// would take the next one for that.
+	ended := c.protocol == T0 && c.device.desc.Features.Level() <= TPDU
 	for _, end := range []error{apdu.ErrCardRemoved, apdu.ErrCardReset, apdu.ErrTimeout} {
-		if errors.Is(err, end) {
-			c.dead = fmt.Errorf("the connection ended before: %w", err)
-		}
+		ended = ended || errors.Is(err, end)
+	}
+	if ended {
+		c.dead = fmt.Errorf("the connection ended before: %w", err)
 	}
 	return err
 }

@@ -113,6 +113,20 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// A T=0 command that the reader's messages do not hold is not sent.
+func TestTooLongInT0(t *testing.T) {
+	for _, level := range []ccidsim.Level{ccidsim.TPDU, ccidsim.Character} {
+		card, e := withATR(ccidsim.ATR{})
+		_, conn := connect(t, ccidsim.Config{Level: level, MaxMessage: 64}, card, ccid.Options{})
+		e.history()
+		_, err := conn.Transmit(soon(t), command(t, apdu.Command{INS: 0xA4, Data: counting(50)}))
+		assert.ErrorIs(t, err, ccid.ErrTooLong)
+		assert.Empty(t, e.history())
+		_, err = conn.Transmit(soon(t), selectFile)
+		assert.NoError(t, err)
+	}
+}
+
 // In T=0 the caller sees 61xx and 6Cxx, whatever the reader's level.
 func TestT0StatusReachesTheCaller(t *testing.T) {
 	for _, level := range []ccidsim.Level{ccidsim.Character, ccidsim.TPDU, ccidsim.ShortAPDU, ccidsim.ExtendedAPDU} {

@@ -22,6 +22,7 @@ type Device struct {
 	busy    chan struct{} // has a place for each slot that may be at work
 	writing chan struct{} // has a place for who writes
 	reading chan struct{} // has a place for who reads, for all that wait
+	midway  bool          // of who has reading: a message was given up in its middle
 	slots   []*slot
 
 	end  context.CancelFunc // of the interrupt pipe's reader
@@ -308,10 +309,18 @@ func (d *Device) deliver(a answer) bool {
 
 // read reads one message of the reader into the slot's buffer.
 func (s *slot) read(ctx context.Context) (answer, error) {
+	for s.d.midway { // the rest is no message, whatever it looks like
+		m, err := s.d.ep.In(ctx, s.rx[:readSize])
+		if err != nil {
+			return answer{}, err
+		}
+		s.d.midway = m == readSize
+	}
 	n, want := 0, readSize
 	for empty := 0; ; {
 		m, err := s.d.ep.In(ctx, s.rx[n:want])
 		if err != nil {
+			s.d.midway = n > 0 || m > 0
 			return answer{}, err
 		}
 		if m < 0 || m > want-n {

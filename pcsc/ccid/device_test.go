@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,6 +74,35 @@ func TestCardSwapped(t *testing.T) {
 			require.NoError(t, conn.ColdReset(soon(t)))
 			works(t, conn)
 		})
+	}
+}
+
+// A reader that gives each card its power at once would have another card carry
+// out what was meant for the one before.
+func TestCardSwappedInAReaderThatActivates(t *testing.T) {
+	const autoActivation, features = 0x04, 40
+	for _, level := range []ccidsim.Level{ccidsim.TPDU, ccidsim.ExtendedAPDU} {
+		card, _ := withATR(ccidsim.ATR{Protocols: []byte{1}})
+		sim, conn := connect(t, ccidsim.Config{Level: level, Descriptor: func(d []byte) []byte {
+			d[features] |= autoActivation
+			return d
+		}}, card, ccid.Options{})
+		works(t, conn)
+		var sent atomic.Int32
+		sim.SetHooks(ccidsim.Hooks{Reply: func(command, answer []byte) [][]byte {
+			if command[0] == xfrBlock {
+				sent.Add(1)
+			}
+			return [][]byte{answer}
+		}})
+		sim.Remove(0)
+		sim.Reinsert(0)
+		time.Sleep(100 * time.Millisecond) // the reader's news arrive
+		_, err := conn.Transmit(soon(t), selectFile)
+		assert.ErrorIs(t, err, apdu.ErrCardRemoved)
+		assert.Zero(t, sent.Load(), "nothing is sent to the card that came")
+		require.NoError(t, conn.Reset(soon(t)))
+		works(t, conn)
 	}
 }
 

@@ -26,14 +26,18 @@ func (c *Conn) exchange(ctx context.Context, capdu []byte) ([]byte, error) {
 		return c.shortAPDU(ctx, c.withoutLe(capdu))
 	case c.protocol == T1:
 		return c.t1.transmit(ctx, capdu)
-	case level == TPDU:
-		return c.transmitT0(ctx, capdu)
 	}
 	tpdu, ne, err := tpduT0(c.buf[:0], capdu)
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case headerLength+len(tpdu) > c.device.desc.MaxMessage():
+		return nil, ErrTooLong
 	}
 	c.buf = tpdu
+	if c.device.desc.Features.Level() == TPDU {
+		return c.transmitT0(ctx, tpdu, ne)
+	}
 	return procedureT0(ctx, c.characters, tpdu, ne)
 }
 

@@ -2,6 +2,7 @@ package ccid_test
 
 import (
 	"bytes"
+	"context"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -289,6 +290,69 @@ func TestHostileT0(t *testing.T) {
 	}
 }
 
+// After an exchange by T=0 that failed the card may wait for the rest of the
+// command: nothing is sent that it could take for that.
+func TestFailedT0NeedsAReset(t *testing.T) {
+	for name, c := range map[string]struct {
+		level ccidsim.Level
+		reply func(answer []byte) [][]byte
+		line  func(received, sent []byte) []byte
+	}{
+		"no procedure byte": {level: ccidsim.Character, line: func([]byte, []byte) []byte { return []byte{0x00} }},
+		"parity error": {level: ccidsim.TPDU, reply: func(a []byte) [][]byte {
+			return [][]byte{{0x80, 0, 0, 0, 0, a[5], a[6], 0x40, byte(ccid.CodeParity), 0}}
+		}},
+		"procedure byte conflict": {level: ccidsim.TPDU, reply: func(a []byte) [][]byte {
+			return [][]byte{{0x80, 0, 0, 0, 0, a[5], a[6], 0x40, byte(ccid.CodeProcedureByte), 0}}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			card, e := withATR(ccidsim.ATR{})
+			sim, conn := connect(t, ccidsim.Config{Level: c.level, Patience: time.Millisecond}, card, ccid.Options{})
+			works(t, conn)
+			h := ccidsim.Hooks{}
+			if c.line != nil {
+				h.Line = func(_ int, received, sent []byte) []byte { return c.line(received, sent) }
+			} else {
+				h.Reply = bend(c.reply)
+			}
+			sim.SetHooks(h)
+			_, err := conn.Transmit(soon(t), selectFile)
+			require.ErrorIs(t, err, apdu.ErrTransport)
+			sim.SetHooks(ccidsim.Hooks{})
+			e.history()
+			_, err = conn.Transmit(soon(t), selectFile)
+			assert.ErrorContains(t, err, "ended before")
+			assert.Empty(t, e.history())
+			require.NoError(t, conn.Reset(soon(t)))
+			works(t, conn)
+		})
+	}
+}
+
+// A reader that does not take the speed to which the card has agreed is given the
+// card anew, at the speed that every reader takes.
+func TestReaderRefusesTheSpeed(t *testing.T) {
+	const setParameters = 0x61
+	for _, automatic := range []ccidsim.Automatic{0, ccidsim.AutoPPS} {
+		card, e := withATR(ccidsim.ATR{TA1: 0x18})
+		sim := ccidsim.New(ccidsim.Config{Level: ccidsim.TPDU, Automatic: automatic, Patience: time.Millisecond})
+		sim.SetHooks(ccidsim.Hooks{Reply: func(command, answer []byte) [][]byte {
+			const fiDi = 10
+			if command[0] == setParameters && command[fiDi] != 0x11 {
+				return [][]byte{{0x82, 0, 0, 0, 0, answer[5], answer[6], answer[7] | 0x40, fiDi, 0}}
+			}
+			return [][]byte{answer}
+		}})
+		sim.Insert(0, card)
+		conn, err := attach(t, sim).Connect(soon(t), 0, ccid.Options{})
+		require.NoError(t, err)
+		assert.Equal(t, "F=372 D=1", conn.Speed().String())
+		assert.Equal(t, []string{"on", "off", "on"}, e.history())
+		works(t, conn)
+	}
+}
+
 // Answers to reset that are none.
 func TestHostileATR(t *testing.T) {
 	for name, atr := range map[string]string{
@@ -345,4 +409,67 @@ func TestHostilePPS(t *testing.T) {
 			}
 		})
 	}
+}
+
+// lateEndpoints hold back, once, the transfer that follows a full one.
+type lateEndpoints struct {
+	ccid.Endpoints
+	armed, full atomic.Bool
+}
+
+func (l *lateEndpoints) In(ctx context.Context, b []byte) (int, error) {
+	if l.full.CompareAndSwap(true, false) && l.armed.CompareAndSwap(true, false) {
+		<-ctx.Done()
+		return 0, ctx.Err()
+	}
+	n, err := l.Endpoints.In(ctx, b)
+	l.full.Store(err == nil && n == len(b))
+	return n, err
+}
+
+// The rest of an answer that was given up in its middle is taken for nothing else,
+// also where the card wrote it to look like the reader's answer.
+func TestAnswerGivenUpInItsMiddle(t *testing.T) {
+	e := &forger{}
+	sim := ccidsim.New(ccidsim.Config{Level: ccidsim.ExtendedAPDU, Patience: 20 * time.Millisecond})
+	sim.Insert(0, ccidsim.WithATR(e, ccidsim.ATR{Protocols: []byte{1}}))
+	desc, err := ccid.ParseDescriptor(sim.ClassDescriptor())
+	require.NoError(t, err)
+	late := &lateEndpoints{Endpoints: sim.Open()}
+	d, err := ccid.Attach(soon(t), late, desc, "model")
+	require.NoError(t, err)
+	defer d.Close()
+	conn, err := d.Connect(soon(t), 0, ccid.Options{})
+	require.NoError(t, err)
+	defer conn.Close()
+	const sequence = 6
+	sim.SetHooks(ccidsim.Hooks{Reply: func(command, answer []byte) [][]byte {
+		if len(answer) > 1024 { // the abort that follows has the next number
+			answer[1024+sequence] = command[sequence] + 1
+		}
+		return [][]byte{answer}
+	}})
+	for range 3 {
+		late.armed.Store(true)
+		late.full.Store(false)
+		_, err = conn.Transmit(within(t, 50*time.Millisecond), unhex(t, "00B0000000 0000"))
+		require.ErrorIs(t, err, apdu.ErrTimeout)
+		assert.NotErrorIs(t, err, apdu.ErrCardRemoved)
+		require.NoError(t, conn.Reset(soon(t)))
+		rapdu, err := conn.Transmit(soon(t), selectFile)
+		require.NoError(t, err)
+		require.Equal(t, unhex(t, "9000"), rapdu)
+	}
+}
+
+// forger is a card whose long answer has, behind the 1024 bytes of the first
+// transfer, what reads as the reader's: a slot status that says that the card has
+// gone.
+type forger struct{ echo }
+
+func (f *forger) Process(capdu []byte) []byte {
+	if capdu[1] != 0xB0 {
+		return []byte{0x90, 0x00}
+	}
+	return append(make([]byte, 1014), 0x81, 0, 0, 0, 0, 0, 0, 2, 0, 0)
 }

@@ -82,12 +82,13 @@ func (c *Conn) choose(a atr.ATR) (Protocol, error) {
 		ErrProtocol, a.Protocols(), c.device.desc.ProtocolSet, c.options.Protocol)
 }
 
-// errPPS says that a PPS failed: the card needs a reset and speaks its first
-// protocol at the default speed.
+// errPPS says that a PPS failed, or that the reader does not take what the card
+// agreed to: the card needs a reset and speaks its first protocol at the default
+// speed.
 var errPPS = errors.New("PPS failed")
 
 // negotiate agrees with card and reader on protocol and speed after a reset. Where
-// a PPS fails, it takes the card's power once and goes on without one.
+// that fails, it takes the card's power once and goes on without a PPS.
 func (c *Conn) negotiate(ctx context.Context, a atr.ATR) (atr.ATR, error) {
 	err := c.agree(ctx, a, true)
 	if !errors.Is(err, errPPS) {
@@ -118,7 +119,7 @@ func (c *Conn) agree(ctx context.Context, a atr.ATR, mayPPS bool) error {
 	case fixed && specific.Implicit:
 	case fixed:
 		speed = a.TA1()
-	case byReader || mayPPS:
+	case mayPPS:
 		speed = bestSpeed(a.TA1(), desc.Clock(), desc.Rate(), c.device.dataRates(ctx))
 	}
 	if !fixed && !byReader && features.Level() <= TPDU {
@@ -139,6 +140,9 @@ func (c *Conn) agree(ctx context.Context, a atr.ATR, mayPPS bool) error {
 		}
 	}
 	if protocol, err = c.configure(ctx, a, protocol, speed); err != nil {
+		if mayPPS && !fixed && speed != atr.DefaultSpeed && isCode(err) {
+			err = fmt.Errorf("%w: %w", errPPS, err)
+		}
 		return err
 	}
 	c.protocol, c.speed = protocol, speed

@@ -27,7 +27,8 @@ type held struct {
 	opening chan struct{} // closed once device or err is known
 	device  *Device
 	err     error
-	uses    int // Source.mu
+	uses    int           // Source.mu
+	ending  chan struct{} // Source.mu; made once nobody uses device, closed once that is given up
 }
 
 var _ reader.Source = (*Source)(nil)
@@ -199,7 +200,17 @@ func (s *Source) hold(ctx context.Context, p Plugged, name string) (d *Device, r
 	key := p.key()
 	s.mu.Lock()
 	h, open := s.held[key]
-	if open && h.device != nil && h.device.lost() != nil { // it was unplugged, or closed
+	for open && h.ending != nil { // until then it cannot be claimed anew
+		s.mu.Unlock()
+		select {
+		case <-h.ending:
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+		s.mu.Lock()
+		h, open = s.held[key]
+	}
+	if open && h.device != nil && h.device.lost() != nil { // it was unplugged
 		open = false
 	}
 	if !open {
@@ -249,14 +260,19 @@ func (s *Source) attach(ctx context.Context, p Plugged, name string) (*Device, e
 func (s *Source) release(key pluggedKey, h *held) {
 	s.mu.Lock()
 	h.uses--
-	last := h.uses == 0
+	last := h.uses == 0 && h.device != nil
 	if last {
-		s.forget(key, h)
+		h.ending = make(chan struct{})
 	}
 	s.mu.Unlock()
-	if last && h.device != nil {
-		_ = h.device.Close() // nobody is left to tell
+	if !last {
+		return
 	}
+	_ = h.device.Close() // nobody is left to tell
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.forget(key, h)
+	close(h.ending)
 }
 
 // forget takes h out of those that can be shared; the caller has mu.
@@ -299,9 +315,7 @@ func (s *Source) Watch(ctx context.Context, fn func(reader.Event)) error {
 				if e.err != nil {
 					return &Error{Op: "watch", Err: e.err}
 				}
-				if f := w.followed[e.key]; f != nil {
-					f.tell(e.slot, e.card, fn)
-				}
+				w.tell(e, fn)
 			case <-tick.C:
 				looking = true
 			}
@@ -314,6 +328,13 @@ type watch struct {
 	source   *Source
 	events   chan watchEvent
 	followed map[pluggedKey]*follower
+}
+
+// tell tells of an event of a reader that is followed.
+func (w *watch) tell(e watchEvent, fn func(reader.Event)) {
+	if f := w.followed[e.key]; f != nil {
+		f.tell(e.slot, e.card, fn)
+	}
 }
 
 // watchEvent is a card that came or went, or what ends the watch.
@@ -358,8 +379,8 @@ func (w *watch) update(ctx context.Context, all []Plugged, fn func(reader.Event)
 		if there && slices.EqualFunc(f.slots, now, func(a, b reader.Reader) bool { return a.Name == b.Name && a.ID == b.ID }) {
 			continue
 		}
-		w.end(f)
 		delete(w.followed, key)
+		w.end(f, func(e watchEvent) { w.tell(e, fn) })
 		for i := range f.slots {
 			f.tell(i, false, fn)
 			fn(reader.Event{Kind: reader.ReaderRemoved, Reader: f.slots[i]})
@@ -412,20 +433,22 @@ func (w *watch) follow(ctx context.Context, p Plugged, name string) {
 	}
 }
 
-// end ends a follower and waits until it has given up its reader.
-func (w *watch) end(f *follower) {
+// end ends a follower and waits until it has given up its reader. others gets
+// what other followers say in the meantime; they say it once.
+func (w *watch) end(f *follower, others func(watchEvent)) {
 	f.stop()
 	for {
 		select {
 		case <-f.done:
 			return
-		case <-w.events: // what it, or another, has to say is seen at the next look
+		case e := <-w.events:
+			others(e)
 		}
 	}
 }
 
 func (w *watch) stop() {
 	for _, f := range w.followed {
-		w.end(f)
+		w.end(f, func(watchEvent) {})
 	}
 }

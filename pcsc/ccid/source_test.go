@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -139,6 +140,93 @@ func TestSourceWatch(t *testing.T) {
 	cancel()
 	assert.ErrorIs(t, <-ended, context.Canceled)
 	assert.Empty(t, events)
+}
+
+// What happens in one reader is told though another, which has just been
+// unplugged, takes its time.
+func TestSourceWatchBesideAReaderThatHangs(t *testing.T) {
+	a, b := newModel("S1", "1-1", 4, 1), newModel("S2", "1-2", 5, 1)
+	asked, answered := make(chan struct{}, 100), make(chan struct{})
+	bus := &bench{plugged: []*model{a, b}}
+	ctx, cancel := context.WithCancel(soon(t))
+	defer cancel()
+	events := make(chan string, 20)
+	go ccid.NewSource(bus).Watch(ctx, func(e reader.Event) { events <- fmt.Sprintf("%s %s", e.Kind, e.Reader.ID) })
+	const idA, idB = "usb:08e6:4433:serial=S1:0.0", "usb:08e6:4433:serial=S2:0.0"
+	assert.Equal(t, "reader added "+idA, <-events)
+	assert.Equal(t, "reader added "+idB, <-events)
+	time.Sleep(100 * time.Millisecond) // both are followed
+	const slotStatus = 0x65
+	a.sim.SetHooks(ccidsim.Hooks{Reply: func(command, answer []byte) [][]byte {
+		if command[0] == slotStatus {
+			asked <- struct{}{}
+			<-answered
+		}
+		return [][]byte{answer}
+	}})
+	<-asked // it looks whether a card has come
+	bus.set(b)
+	time.Sleep(time.Second) // its follower is waited for
+	card, _ := withATR(ccidsim.ATR{})
+	b.sim.Insert(0, card)
+	time.Sleep(500 * time.Millisecond)
+	close(answered)
+	var seen []string
+	for len(seen) < 2 && ctx.Err() == nil {
+		select {
+		case e := <-events:
+			seen = append(seen, e)
+		case <-ctx.Done():
+		}
+	}
+	assert.ElementsMatch(t, []string{"reader removed " + idA, "card inserted " + idB}, seen)
+}
+
+// jealousBus opens a reader once at a time, as USB does.
+type jealousBus struct {
+	bench
+	mu   sync.Mutex
+	open bool
+}
+
+func (b *jealousBus) Open(ctx context.Context, p ccid.Plugged) (ccid.Endpoints, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.open {
+		return nil, &ccid.BusyError{}
+	}
+	e, err := b.bench.Open(ctx, p)
+	b.open = err == nil
+	return jealousEndpoints{e, b}, err
+}
+
+type jealousEndpoints struct {
+	ccid.Endpoints
+	bus *jealousBus
+}
+
+func (e jealousEndpoints) Close() error {
+	time.Sleep(5 * time.Millisecond) // libusb gives an interface up when its transfers have ended
+	e.bus.mu.Lock()
+	defer e.bus.mu.Unlock()
+	e.bus.open = false
+	return e.Endpoints.Close()
+}
+
+// A reader that this program is about to give up is not held against it.
+func TestSourceOpensWhatItGivesUp(t *testing.T) {
+	src := ccid.NewSource(&jealousBus{bench: bench{plugged: []*model{newModel("S1", "1-1", 4, 1)}}})
+	var looking sync.WaitGroup
+	for range 4 {
+		looking.Go(func() {
+			for range 10 {
+				infos, err := src.Devices(soon(t))
+				assert.NoError(t, err)
+				assert.NoError(t, infos[0].Err)
+			}
+		})
+	}
+	looking.Wait()
 }
 
 type brokenBus struct{ err error }

@@ -28,14 +28,9 @@ func tpduT0(b, capdu []byte) (tpdu []byte, ne int, err error) {
 	return append(b, byte(c.Ne)), c.Ne, nil
 }
 
-// transmitT0 carries a command by a reader of the TPDU level, which sees to the
+// transmitT0 carries a command TPDU by a reader of the TPDU level, which sees to the
 // procedure bytes, and to the P3 of a case 1 command (CCID 1.1 §6.1.4).
-func (c *Conn) transmitT0(ctx context.Context, capdu []byte) ([]byte, error) {
-	tpdu, ne, err := tpduT0(c.buf[:0], capdu)
-	if err != nil {
-		return nil, err
-	}
-	c.buf = tpdu
+func (c *Conn) transmitT0(ctx context.Context, tpdu []byte, ne int) ([]byte, error) {
 	if ne == 0 && len(tpdu) == 5 {
 		tpdu = tpdu[:4]
 	}

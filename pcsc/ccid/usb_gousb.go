@@ -217,7 +217,7 @@ func (g *gousbPipes) transfer(ctx context.Context, b []byte, call func(context.C
 	case g.life.Err() != nil:
 		return 0, errClosed
 	case errors.Is(err, gousb.TransferCancelled) && ctx.Err() != nil:
-		return 0, ctx.Err()
+		return n, ctx.Err()
 	case errors.Is(err, gousb.TransferStall):
 		g.clearHalt()
 	}
