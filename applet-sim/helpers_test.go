@@ -4,17 +4,15 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
-	"os"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/card/cryptogram/vectors"
 	"github.com/cardbridge/cardbridge/card/id"
 	"github.com/cardbridge/cardbridge/card/securemsg"
 )
@@ -26,94 +24,25 @@ const (
 	eidResponse    = "5A1089049032000000000000000000424247"
 )
 
-// vectors is the file of the shared test vectors, as far as the card uses it.
-type vectors struct {
-	Codings struct {
-		SelectAPDU   string `json:"select_apdu"`
-		SelectAnswer string `json:"select_answer"`
-		InfoAPDU     string `json:"card_info_apdu"`
-		InfoAnswer   string `json:"card_info_answer"`
-	} `json:"codings"`
-	Keys     map[string]string `json:"keys"`
-	Sets     []vectorSet       `json:"sets"`
-	Negative []struct {
-		Name, Receiver, Set, Input, Must string
-		Session                          int
-		InputIs                          string `json:"input_is"`
-	} `json:"negative"`
-}
-
-type vectorSet struct {
-	Name  string
-	Suite cryptogram.Suite
-	KID   byte
-	EID   string
-	SID   string
-	Keys  struct {
-		ServerAuth []string `json:"server_auth"`
-		ServerEnc  string   `json:"server_enc"`
-		CardAuth   []string `json:"card_auth"`
-		CardEnc    string   `json:"card_enc"`
-	}
-	Sessions []vectorSession
-}
-
-type vectorSession struct {
-	RS, RC, RK, HC string
-	M1             struct {
-		Seed        string `json:"oaep_seed"`
-		EnvelopeKey string `json:"envelope_key"`
-		Envelope    string
-	}
-	Internal vectorAPDU `json:"internal_authenticate"`
-	External vectorAPDU `json:"external_authenticate"`
-
-	Exchanges []struct {
-		Name     string
-		APDU     vectorAPDU
-		Response string `json:"response_apdu"`
-	}
-}
-
-type vectorAPDU struct {
-	Short, Extended string
-	Chained         []string
-}
-
-var loadVectors = sync.OnceValue(func() *vectors {
-	b, err := os.ReadFile("../card/cryptogram/testdata/handshake.json")
-	if err != nil {
-		panic(err)
-	}
-	v := &vectors{}
-	if err := json.Unmarshal(b, v); err != nil {
-		panic(err)
-	}
-	return v
-})
-
-func (v *vectors) pem(auth []string, enc string) cryptogram.KeysPEM {
-	k := cryptogram.KeysPEM{Enc: v.Keys[enc]}
-	for _, name := range auth {
-		k.Auth = append(k.Auth, v.Keys[name])
-	}
-	return k
+func keysPEM(v *vectors.File, auth []string, enc string) cryptogram.KeysPEM {
+	return cryptogram.KeysPEM{Auth: v.PEM(auth...), Enc: v.Keys[enc]}
 }
 
 // serverKeys are the private keys of a set's server.
-func (v *vectors) serverKeys(t testing.TB, set *vectorSet) cryptogram.ServerKeys {
-	k, err := cryptogram.KeySetPEM{ID: set.KID, KeysPEM: v.pem(set.Keys.ServerAuth, set.Keys.ServerEnc)}.Private()
+func serverKeys(t testing.TB, set *vectors.Set) cryptogram.ServerKeys {
+	pem := keysPEM(vectors.Load(t), set.Keys.ServerAuth, set.Keys.ServerEnc)
+	k, err := cryptogram.KeySetPEM{ID: set.KID, KeysPEM: pem}.Private()
 	require.NoError(t, err)
 	return k
 }
 
 // image is the card of a set, as it is before the set's first session.
-func (v *vectors) image(t testing.TB, set *vectorSet) *Image {
-	public, err := cryptogram.EncodePublic(v.serverKeys(t, set).Public())
+func imageOf(t testing.TB, set *vectors.Set) *Image {
+	public, err := cryptogram.EncodePublic(serverKeys(t, set).Public())
 	require.NoError(t, err)
 	im := &Image{
 		EID:           mustEID(set.EID),
-		Keys:          v.pem(set.Keys.CardAuth, set.Keys.CardEnc),
+		Keys:          keysPEM(vectors.Load(t), set.Keys.CardAuth, set.Keys.CardEnc),
 		ServerKeySets: []cryptogram.KeySetPEM{{ID: set.KID, KeysPEM: public}},
 		Suites:        []int{1},
 		Profiles: []Profile{
@@ -141,8 +70,7 @@ var (
 // testImage is a card of both suites that knows two servers: kid 1 with three
 // auth keys, kid 15 with one. No profile is under a policy rule.
 func testImage(t testing.TB) *Image {
-	v := loadVectors()
-	im := v.image(t, &v.Sets[1])
+	im := imageOf(t, &vectors.Load(t).Sets[1])
 	one := im.ServerKeySets[0]
 	one.ID, one.Auth = 15, one.Auth[:1]
 	im.ServerKeySets = append(im.ServerKeySets, one)
@@ -188,10 +116,13 @@ func unhex(s string) []byte {
 	return b
 }
 
+// hexBytes is bytes as APDUs are written.
+func hexBytes(b []byte) string { return strings.ToUpper(hex.EncodeToString(b)) }
+
+func last(s string, n int) string { return s[max(0, len(s)-n):] }
+
 // send sends one command APDU and gives the response, both hexadecimal.
-func send(c *Card, capdu string) string {
-	return strings.ToUpper(hex.EncodeToString(c.Process(unhex(capdu))))
-}
+func send(c *Card, capdu string) string { return hexBytes(c.Process(unhex(capdu))) }
 
 // step is a command APDU and the response that it must have. In "…9000" the
 // data does not matter.
@@ -224,8 +155,7 @@ type terminal struct {
 
 // newTerminal is server kid 1 on channel 0, with the applet selected.
 func newTerminal(t testing.TB, c *Card) *terminal {
-	v := loadVectors()
-	term := &terminal{t: t, card: c, keys: v.serverKeys(t, &v.Sets[1]), public: c.material.keys.Public()}
+	term := &terminal{t: t, card: c, keys: serverKeys(t, &vectors.Load(t).Sets[1]), public: c.material.keys.Public()}
 	term.selectApplet()
 	return term
 }
@@ -359,5 +289,5 @@ func (m *terminal) verified(suite cryptogram.Suite, ins byte, data, out []byte) 
 	require.Equal(m.t, []byte{0x9E, 0x82, 0x01, 0x00}, out[n-4:n])
 	r := cryptogram.Receipt{Suite: suite, EID: m.card.image.EID, Command: cryptogram.HashCommand(ins, data), Response: out[:n-4]}
 	require.NoError(m.t, r.Verify(m.public, out[n:]))
-	return strings.ToUpper(hex.EncodeToString(out[:n-4]))
+	return hexBytes(out[:n-4])
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/card/cryptogram/vectors"
 )
 
 // tree is the test image as generic JSON, to bend.
@@ -92,7 +93,7 @@ func TestParseImageErrors(t *testing.T) {
 		"auth key twice":             func(v object) { a := auth(v); a[1] = a[0] },
 		"auth key not PEM":           func(v object) { auth(v)[2] = "x" },
 		"auth key public":            func(v object) { auth(v)[2] = keySet(v, 0)["enc"] },
-		"auth keys of two lengths":   func(v object) { auth(v)[2] = loadVectors().Keys["server-enc-3072"] },
+		"auth keys of two lengths":   func(v object) { auth(v)[2] = vectors.Load(t).Keys["server-enc-3072"] },
 		"enc key missing":            func(v object) { delete(keys(v), "enc") },
 		"enc key small":              func(v object) { keys(v)["enc"] = "-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n" },
 		"key sets missing":           func(v object) { delete(v, "server_keysets") },

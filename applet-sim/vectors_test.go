@@ -2,28 +2,33 @@ package appletsim
 
 import (
 	"bytes"
-	"strings"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/apdu"
+	"github.com/cardbridge/cardbridge/card/cryptogram/vectors"
 )
+
+// draws are the random bytes that a card uses for a session's M1.
+func draws(s *vectors.Session) []byte { return slices.Concat(s.RC, s.M1.EnvelopeKey, s.M1.OAEPSeed) }
+
+// good is a response of data and 9000.
+func good(data []byte) []byte { return answer(data, apdu.SWSuccess) }
 
 // TestVectorExchanges plays both sessions of each set on one card, in every
 // form of the commands, and compares every byte of the answers.
 func TestVectorExchanges(t *testing.T) {
-	v := loadVectors()
-	for i := range v.Sets {
-		set := &v.Sets[i]
+	for _, set := range vectors.Load(t).Sets {
 		for _, form := range []string{"extended", "short", "chained parts, short"} {
 			t.Run(set.Name+"/"+form, func(t *testing.T) {
 				random := &bytes.Buffer{}
-				c := newCard(t, v.image(t, set), WithRand(random))
+				c := newCard(t, imageOf(t, &set), WithRand(random))
 				for _, s := range set.Sessions {
-					random.Write(unhex(s.RC + s.M1.EnvelopeKey + s.M1.Seed))
-					play(t, c, form, s)
+					random.Write(draws(&s))
+					play(t, c, form, &s)
 					require.Zero(t, random.Len(), "random bytes left over")
 				}
 			})
@@ -31,105 +36,98 @@ func TestVectorExchanges(t *testing.T) {
 	}
 }
 
-func play(t *testing.T, c *Card, form string, s vectorSession) {
+func play(t *testing.T, c *Card, form string, s *vectors.Session) {
 	t.Helper()
-	require.Equal(t, "9000", last(send(c, selectApplet), 4))
+	run(t, c, step{selectApplet, "…9000"})
 	extended := form == "extended"
-	require.Equal(t, hexUpper(s.M1.Envelope)+"9000", whole(t, c, pick(extended, s.Internal)))
+	require.Equal(t, good(s.M1.Envelope), whole(t, c, pick(extended, s.InternalAuthenticate)))
 	if extended {
-		require.Equal(t, "9000", send(c, s.External.Extended))
+		require.Equal(t, good(nil), c.Process(s.ExternalAuthenticate.Extended))
 	} else {
-		for _, part := range s.External.Chained {
-			require.Equal(t, "9000", send(c, part))
+		for _, part := range s.ExternalAuthenticate.Chained {
+			require.Equal(t, good(nil), c.Process(part))
 		}
 	}
 	for _, e := range s.Exchanges {
+		capdu := pick(extended, e.APDU)
 		if form == "chained parts, short" {
-			require.Equal(t, hexUpper(e.Response), whole(t, c, split(t, c, e.APDU.Short)), e.Name)
-			continue
+			capdu = split(t, c, e.APDU.Short)
 		}
-		require.Equal(t, hexUpper(e.Response), whole(t, c, pick(extended, e.APDU)), e.Name)
+		require.Equal(t, []byte(e.ResponseAPDU), whole(t, c, capdu), e.Name)
 	}
 }
 
 // split sends all but the last 5 data bytes of a short command as a first part
 // and gives the second.
-func split(t *testing.T, c *Card, capdu string) string {
+func split(t *testing.T, c *Card, b []byte) []byte {
 	t.Helper()
-	b := unhex(capdu)
 	n := 5 + int(b[4]) - 5
 	first := append([]byte{b[0] | chainingBit, b[1], b[2], b[3], byte(n - 5)}, b[5:n]...)
-	require.Equal(t, []byte{0x90, 0}, c.Process(first))
-	return hexBytes(append([]byte{b[0], b[1], b[2], b[3], 5}, b[n:]...))
+	require.Equal(t, good(nil), c.Process(first))
+	return append([]byte{b[0], b[1], b[2], b[3], 5}, b[n:]...)
 }
 
 // whole sends a command and fetches the rest of the response.
-func whole(t *testing.T, c *Card, capdu string) string {
+func whole(t *testing.T, c *Card, capdu []byte) []byte {
 	t.Helper()
-	r := send(c, capdu)
-	for n := 0; strings.HasPrefix(last(r, 4), "61"); n++ {
+	r := c.Process(capdu)
+	for n := 0; r[len(r)-2] == 0x61; n++ {
 		require.Less(t, n, 100)
-		r = r[:len(r)-4] + send(c, "00C00000"+last(r, 2))
+		r = append(bytes.Clone(r[:len(r)-2]), c.Process([]byte{0x00, insGetResponse, 0x00, 0x00, r[len(r)-1]})...)
 	}
 	return r
 }
 
-func pick(extended bool, a vectorAPDU) string {
+func pick(extended bool, a vectors.APDUs) []byte {
 	if extended {
 		return a.Extended
 	}
 	return a.Short
 }
 
-func last(s string, n int) string { return s[max(0, len(s)-n):] }
-
-func hexUpper(s string) string { return strings.ToUpper(s) }
-
-func hexBytes(b []byte) string { h, _ := Hex(b).MarshalText(); return string(h) }
-
 // TestVectorCodings holds SELECT and GET DATA against the codings.
 func TestVectorCodings(t *testing.T) {
-	v := loadVectors()
+	codings := vectors.Load(t).Codings
 	im := testImage(t)
 	im.EventCounter = 0x101
 	im.Runtime = &Runtime{Failures: []Failures{{KID: 15, Count: 0}, {KID: 1, Count: 3}}}
 	run(t, newCard(t, im),
-		step{v.Codings.SelectAPDU, hexUpper(v.Codings.SelectAnswer) + "9000"},
-		step{v.Codings.InfoAPDU, hexUpper(v.Codings.InfoAnswer) + "9000"},
+		step{hexBytes(codings.SelectAPDU), hexBytes(codings.SelectAnswer) + "9000"},
+		step{hexBytes(codings.CardInfoAPDU), hexBytes(codings.CardInfoAnswer) + "9000"},
 		step{getEID, eidResponse + "9000"},
 	)
 }
 
 // TestVectorNegative sends what a card must reject.
 func TestVectorNegative(t *testing.T) {
-	v := loadVectors()
 	ran := 0
+	v := vectors.Load(t)
 	for _, n := range v.Negative {
 		if n.Receiver != "card" {
 			continue
 		}
 		ran++
 		t.Run(n.Name, func(t *testing.T) {
-			set := v.set(t, n.Set)
-			s := set.Sessions[n.Session]
-			random := bytes.NewReader(unhex(s.RC + s.M1.EnvelopeKey + s.M1.Seed))
-			c := newCard(t, v.image(t, set), WithRand(random))
-			send(c, selectApplet)
-			require.Equal(t, hexUpper(s.M1.Envelope)+"9000", send(c, s.Internal.Extended))
-			head := s.External.Extended[:8]
+			set, s := v.Find(n)
+			require.NotNil(t, s, "no such session")
+			c := newCard(t, imageOf(t, set), WithRand(bytes.NewReader(draws(s))))
+			run(t, c, step{selectApplet, "…9000"})
+			require.Equal(t, good(s.M1.Envelope), c.Process(s.InternalAuthenticate.Extended))
+			external := hexBytes(s.ExternalAuthenticate.Extended)
+			input := hexBytes([]byte{0, byte(len(n.Input) >> 8), byte(len(n.Input))}) + hexBytes(n.Input) // with an extended Lc
 			switch n.InputIs {
 			case "M2":
-				assert.Equal(t, n.Must, send(c, head+extendedLc(n.Input)+n.Input))
-				assert.Equal(t, "6985", send(c, s.External.Extended), "RC serves once")
+				assert.Equal(t, n.Must, send(c, external[:8]+input))
+				assert.Equal(t, "6985", send(c, external), "RC serves once")
 				wantFailures := uint16(1)
 				if n.Must == "6700" {
 					wantFailures = 0
 				}
 				assert.Equal(t, wantFailures, c.Image().failures(set.KID))
 			case "command_field":
-				require.Equal(t, "9000", send(c, s.External.Extended))
-				assert.Equal(t, n.Must, send(c, "8CF20000"+extendedLc(n.Input)+n.Input+"0000"))
-				assert.Equal(t, "6982", send(c, s.Exchanges[0].APDU.Extended), "the session is gone")
+				require.Equal(t, "9000", send(c, external))
+				assert.Equal(t, n.Must, send(c, "8CF20000"+input+"0000"))
+				assert.Equal(t, "6982", send(c, hexBytes(s.Exchanges[0].APDU.Extended)), "the session is gone")
 			default:
 				require.Fail(t, "unknown kind of input", n.InputIs)
 			}
@@ -138,28 +136,10 @@ func TestVectorNegative(t *testing.T) {
 	assert.Equal(t, 11, ran)
 }
 
-func (v *vectors) set(t *testing.T, name string) *vectorSet {
-	for i := range v.Sets {
-		if v.Sets[i].Name == name {
-			return &v.Sets[i]
-		}
-	}
-	require.Fail(t, "no such set", name)
-	return nil
-}
-
-func extendedLc(input string) string {
-	n := len(input) / 2
-	return hexBytes([]byte{0, byte(n >> 8), byte(n)})
-}
-
 // TestVectorIdentity checks that a card has the server identities of the sets.
 func TestVectorIdentity(t *testing.T) {
-	v := loadVectors()
-	for i := range v.Sets {
-		c := newCard(t, v.image(t, &v.Sets[i]))
-		sid := c.material.servers[0].sid
-		assert.Equal(t, unhex(v.Sets[i].SID), sid[:])
-		assert.Equal(t, cryptogram.Suite(v.Sets[i].Suite), v.Sets[i].Suite)
+	for _, set := range vectors.Load(t).Sets {
+		sid := newCard(t, imageOf(t, &set)).material.servers[0].sid
+		assert.Equal(t, []byte(set.SID), sid[:])
 	}
 }

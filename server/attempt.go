@@ -10,6 +10,7 @@ import (
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server/inventory"
 	"github.com/cardbridge/cardbridge/server/store"
 )
 
@@ -18,7 +19,7 @@ import (
 const recordTimeout = 30 * time.Second
 
 // carryOut brings a request as far as it comes.
-func (s *Server) carryOut(ctx context.Context, req store.Request, c *store.Card, readers []string) again {
+func (s *Server) carryOut(ctx context.Context, req store.Request, c *store.Card, readers []inventory.Place) again {
 	defer s.hub.publish(req.ID)
 	if req.SentAt == nil {
 		// The record may have changed while the request waited.
@@ -32,7 +33,7 @@ func (s *Server) carryOut(ctx context.Context, req store.Request, c *store.Card,
 		s.Log.Error("card cannot be addressed", "eid", req.EID, "error", err)
 		return soon
 	}
-	return s.eachReader(ctx, req.EID, readers, func(reader string) again {
+	return s.eachReader(ctx, req.EID, readers, func(place inventory.Place) again {
 		now, err := s.Store.Request(ctx, req.ID)
 		if err != nil {
 			s.Log.Error("request not read", "request", req.ID, "error", err)
@@ -41,7 +42,7 @@ func (s *Server) carryOut(ctx context.Context, req store.Request, c *store.Card,
 		if now.FinishedAt != nil {
 			return no
 		}
-		return s.attempt(now, c, who, reader)
+		return s.attempt(now, c, who, place)
 	})
 }
 
@@ -63,10 +64,10 @@ func (s *Server) recorded(req store.Request, err error) again {
 }
 
 // attempt is one attempt at a request through one reader.
-func (s *Server) attempt(req store.Request, c *store.Card, who card.Target, reader string) again {
+func (s *Server) attempt(req store.Request, c *store.Card, who card.Target, place inventory.Place) again {
 	ctx, cancel := context.WithTimeout(s.work, s.Attempt)
 	defer cancel()
-	start := store.Event{Kind: "recovering", Detail: map[string]any{"reader": reader}}
+	start := store.Event{Kind: "recovering", Detail: map[string]any{"reader": place.Name, "reader_id": place.ID}}
 	begin := s.Store.AddStep
 	if req.SentAt == nil {
 		start.Kind, begin = string(store.Authenticating), s.Store.Authenticate
@@ -77,11 +78,11 @@ func (s *Server) attempt(req store.Request, c *store.Card, who card.Target, read
 	s.hub.publish(req.ID)
 
 	began := time.Now()
-	cmd, rep, err := s.send(ctx, req, c, who, reader)
-	s.Log.Info("attempt", "request", req.ID, "eid", req.EID, "reader", reader, "outcome", rep.Outcome, "sent", rep.Sent,
+	cmd, rep, err := s.send(ctx, req, c, who, place)
+	s.Log.Info("attempt", "request", req.ID, "eid", req.EID, "reader", place.Name, "reader_id", place.ID, "outcome", rep.Outcome, "sent", rep.Sent,
 		"took", time.Since(began).Round(time.Microsecond), "error", err)
 	if rep.Authenticated {
-		s.trust(claim{req.EID, reader})
+		s.trust(claim{req.EID, place})
 	}
 	if errors.Is(err, store.ErrRefused) {
 		return no
@@ -91,7 +92,7 @@ func (s *Server) attempt(req store.Request, c *store.Card, who card.Target, read
 
 // send opens the card and sends the request's command. What was sent before is
 // sent again as it was.
-func (s *Server) send(ctx context.Context, req store.Request, c *store.Card, who card.Target, reader string) (card.Command, card.Report, error) {
+func (s *Server) send(ctx context.Context, req store.Request, c *store.Card, who card.Target, place inventory.Place) (card.Command, card.Report, error) {
 	cmd := card.Command{
 		INS: card.INSDeactivate, RequestID: req.ID, Operator: req.MCCMNC, ICCID: req.ICCID, Reason: req.Reason, Counter: req.Counter,
 	}
@@ -99,13 +100,13 @@ func (s *Server) send(ctx context.Context, req store.Request, c *store.Card, who
 	if rep.Sent {
 		rep.Outcome = card.OutcomeUnknown
 	}
-	conn, err := s.Inventory.Open(ctx, reader)
+	conn, err := s.Inventory.Open(ctx, place)
 	if err != nil {
 		return cmd, rep, err
 	}
 	defer func() {
 		if err := conn.Close(); err != nil {
-			s.Log.Debug("reader not closed cleanly", "reader", reader, "error", err)
+			s.Log.Debug("reader not closed cleanly", "reader", place.Name, "error", err)
 		}
 	}()
 	ch := apdu.BasicChannel(conn)
@@ -365,22 +366,22 @@ func blame(err error) again {
 
 // settle reads a card's state in a session of its own. waiting, where it is not
 // nil, is the request that waits for it.
-func (s *Server) settle(ctx context.Context, c *store.Card, waiting *store.Request, readers []string) again {
+func (s *Server) settle(ctx context.Context, c *store.Card, waiting *store.Request, readers []inventory.Place) again {
 	who, err := target(c)
 	if err != nil {
 		s.Log.Error("card cannot be addressed", "eid", c.EID, "error", err)
 		return soon
 	}
-	return s.eachReader(ctx, c.EID, readers, func(reader string) again {
+	return s.eachReader(ctx, c.EID, readers, func(place inventory.Place) again {
 		ctx, cancel := context.WithTimeout(s.work, s.Attempt)
 		defer cancel()
-		status, err := s.status(ctx, who, reader)
+		status, err := s.status(ctx, who, place)
 		if err == nil {
-			s.trust(claim{c.EID, reader})
+			s.trust(claim{c.EID, place})
 			err = s.Store.RecordCard(ctx, c.EID, *statusOf(status))
 		}
 		if err != nil {
-			s.Log.Info("card not settled", "eid", c.EID, "reader", reader, "error", err)
+			s.Log.Info("card not settled", "eid", c.EID, "reader", place.Name, "reader_id", place.ID, "error", err)
 			if waiting != nil {
 				ctx, cancel := s.recording()
 				defer cancel()
@@ -393,14 +394,14 @@ func (s *Server) settle(ctx context.Context, c *store.Card, waiting *store.Reque
 	})
 }
 
-func (s *Server) status(ctx context.Context, who card.Target, reader string) (*card.Status, error) {
-	conn, err := s.Inventory.Open(ctx, reader)
+func (s *Server) status(ctx context.Context, who card.Target, place inventory.Place) (*card.Status, error) {
+	conn, err := s.Inventory.Open(ctx, place)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err := conn.Close(); err != nil {
-			s.Log.Debug("reader not closed cleanly", "reader", reader, "error", err)
+			s.Log.Debug("reader not closed cleanly", "reader", place.Name, "error", err)
 		}
 	}()
 	ch := apdu.BasicChannel(conn)

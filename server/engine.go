@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server/inventory"
 	"github.com/cardbridge/cardbridge/server/store"
 )
 
@@ -21,10 +22,11 @@ type runner struct {
 	inserted chan struct{}
 }
 
-// claim is a reader's claim to have a card.
+// claim is a reader's claim to have a card; a reader that takes over another's
+// name does not take over its claims.
 type claim struct {
-	eid    id.EID
-	reader string
+	eid   id.EID
+	place inventory.Place
 }
 
 // mistrust is what is left of failed authentications on a claim. It outlives
@@ -127,20 +129,20 @@ func (s *Server) sleep(ctx context.Context, r *runner, d time.Duration) {
 
 // readers are those that claim the card and are not to be left alone for now.
 // Where all of them are, calm is how long; 0 where no reader claims the card.
-func (s *Server) readers(eid id.EID) (names []string, calm time.Duration) {
+func (s *Server) readers(eid id.EID) (places []inventory.Place, calm time.Duration) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, name := range s.Inventory.Readers(eid) {
-		left := s.mistrust[claim{eid, name}].until.Sub(now)
+	for _, place := range s.Inventory.Readers(eid) {
+		left := s.mistrust[claim{eid, place}].until.Sub(now)
 		switch {
 		case left <= 0:
-			names = append(names, name)
+			places = append(places, place)
 		case calm == 0 || left < calm:
 			calm = left
 		}
 	}
-	return names, calm
+	return places, calm
 }
 
 func (s *Server) distrust(c claim) {
@@ -160,7 +162,7 @@ func (s *Server) trust(c claim) {
 
 // step does what is next for a card, in a worker's place. idle says that there
 // is nothing.
-func (s *Server) step(ctx context.Context, eid id.EID, readers []string) (next again, idle bool) {
+func (s *Server) step(ctx context.Context, eid id.EID, readers []inventory.Place) (next again, idle bool) {
 	select {
 	case s.places <- struct{}{}:
 		defer func() { <-s.places }()
@@ -214,19 +216,19 @@ func (s *Server) hint(eid id.EID) (counter uint32, ok bool) {
 
 // eachReader tries the readers that claim a card, one after the other, until
 // one brings the matter to an end. A liar among them costs an authentication.
-func (s *Server) eachReader(ctx context.Context, eid id.EID, readers []string, try func(reader string) again) again {
+func (s *Server) eachReader(ctx context.Context, eid id.EID, readers []inventory.Place, try func(inventory.Place) again) again {
 	worst := later
-	for _, name := range readers {
+	for _, place := range readers {
 		if ctx.Err() != nil {
 			return soon
 		}
-		switch try(name) {
+		switch try(place) {
 		case no:
 			return no
 		case soon:
 			worst = soon
 		case later:
-			s.distrust(claim{eid, name})
+			s.distrust(claim{eid, place})
 		}
 	}
 	return worst

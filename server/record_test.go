@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/applet-sim"
 	"github.com/cardbridge/cardbridge/card"
+	"github.com/cardbridge/cardbridge/pcsc/reader"
 	"github.com/cardbridge/cardbridge/server"
 	"github.com/cardbridge/cardbridge/server/inventory"
 	"github.com/cardbridge/cardbridge/server/servertest"
@@ -152,23 +154,21 @@ func TestAnswerAfterTheEnd(t *testing.T) {
 	r := newRig(t)
 	require.NoError(t, r.stop())
 	r.drain = time.Millisecond
+	attempts := &attempts{Source: r.readers}
+	r.source = attempts
 	r.start()
 	im := servertest.Image(1)
 	var stopped atomic.Bool
-	cut := make(chan struct{})
 	ended := make(chan error, 1)
 	c := r.insert(im, func(capdu []byte, next servertest.Next) ([]byte, error) {
 		b, err := next(capdu)
 		if isSecured(capdu, servertest.INSDeactivate) && !stopped.Swap(true) {
 			go func() { ended <- r.stop() }()
-			<-cut
+			<-attempts.last().Done() // cut off
 		}
 		return b, err
 	})
 	req := r.ask(server.Deactivation{EID: im.EID})
-	require.Eventually(t, stopped.Load, 10*time.Second, time.Millisecond)
-	time.Sleep(50 * time.Millisecond) // the attempt is cut off by now; if not, nothing is tested
-	close(cut)
 	require.NoError(t, <-ended)
 	s, err := store.Open(t.Context(), r.path())
 	require.NoError(t, err)
@@ -177,4 +177,26 @@ func TestAnswerAfterTheEnd(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, store.Done, now.State)
 	assert.Equal(t, uint32(6), c.Image().EventCounter)
+}
+
+// attempts keeps the context of the last attempt on a card.
+type attempts struct {
+	reader.Source
+	mu  sync.Mutex
+	ctx context.Context
+}
+
+func (a *attempts) Open(ctx context.Context, name string, mode reader.Mode) (apdu.Conn, error) {
+	if mode == reader.Exclusive {
+		a.mu.Lock()
+		a.ctx = ctx
+		a.mu.Unlock()
+	}
+	return a.Source.Open(ctx, name, mode)
+}
+
+func (a *attempts) last() context.Context {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ctx
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/cardbridge/cardbridge/applet-sim"
 	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/pcsc/reader"
 	"github.com/cardbridge/cardbridge/server"
 	"github.com/cardbridge/cardbridge/server/inventory"
 	"github.com/cardbridge/cardbridge/server/servertest"
@@ -25,15 +26,17 @@ import (
 type rig struct {
 	testing.TB
 	*server.Server
-	dir      string
-	log      *logBuffer
-	drain    time.Duration
-	store    *store.Store
-	readers  *servertest.Readers
-	terminal *card.Terminal
-	op       store.Operator
-	other    store.Operator // of another network
-	stop     func() error   // ends the server and closes the store; once
+	dir       string
+	log       *logBuffer
+	drain     time.Duration
+	authRetry server.Backoff
+	store     *store.Store
+	readers   *servertest.Readers
+	source    reader.Source // the readers, or what stands before them
+	terminal  *card.Terminal
+	op        store.Operator
+	other     store.Operator // of another network
+	stop      func() error   // ends the server and closes the store; once
 }
 
 // logBuffer is a log that can be read while it is written.
@@ -55,7 +58,11 @@ func (l *logBuffer) String() string {
 }
 
 func newRig(t testing.TB) *rig {
-	r := &rig{TB: t, dir: t.TempDir(), readers: servertest.NewReaders(), log: &logBuffer{}, terminal: servertest.Terminal()}
+	r := &rig{
+		TB: t, dir: t.TempDir(), readers: servertest.NewReaders(), log: &logBuffer{}, terminal: servertest.Terminal(),
+		authRetry: server.Backoff{Min: 5 * time.Millisecond, Max: 100 * time.Millisecond},
+	}
+	r.source = r.readers
 	r.start()
 	var err error
 	r.op, _, err = server.AddOperator(t.Context(), r.store, "one", servertest.Owner)
@@ -71,10 +78,10 @@ func (r *rig) start() {
 	r.store = s
 	log := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r.Server, err = server.New(server.Config{
-		Store: s, Inventory: inventory.New(r.readers, log), Terminal: r.terminal, Log: log, Drain: r.drain,
+		Store: s, Inventory: inventory.New(r.source, log), Terminal: r.terminal, Log: log, Drain: r.drain,
 		Settle:    time.Second,
 		Retry:     server.Backoff{Min: 2 * time.Millisecond, Max: 50 * time.Millisecond},
-		AuthRetry: server.Backoff{Min: 5 * time.Millisecond, Max: 100 * time.Millisecond},
+		AuthRetry: r.authRetry,
 	})
 	require.NoError(r, err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -421,6 +419,34 @@ func TestStrangerWithTheEID(t *testing.T) {
 	})
 }
 
+// What a liar did is not held against the card whose reader takes over the
+// liar's reader's name.
+func TestNamesThatMove(t *testing.T) {
+	r := newRig(t)
+	require.NoError(t, r.stop())
+	r.authRetry = server.Backoff{Min: time.Hour, Max: time.Hour}
+	r.start()
+	im := servertest.Image(1)
+	r.register(im)
+	c := servertest.Card(im)
+	r.readers.Insert("0", servertest.Card(servertest.Stranger(servertest.Image(1))), nil)
+	require.Eventually(t, func() bool { return strings.Contains(r.log.String(), "card not settled") }, 10*time.Second, time.Millisecond)
+	req := r.ask(server.Deactivation{EID: im.EID})
+	var told atomic.Bool
+	r.readers.Insert("1", c, func(capdu []byte, next servertest.Next) ([]byte, error) {
+		if !told.Load() {
+			return []byte{0x6A, 0x82}, nil
+		}
+		return next(capdu)
+	})
+	r.readers.Swap("0", "1")
+	told.Store(true) // the EID is known under the new name alone
+	req = r.finished(req)
+	assert.Equal(t, store.Done, req.State)
+	r.proven(req, im)
+	r.sameAs(c.Image())
+}
+
 // A card with wrong keys for the server counts failures: it is not hammered,
 // and coming and going does not speed it up.
 func TestWrongKeysBackOff(t *testing.T) {
@@ -743,19 +769,40 @@ func TestForgedCard(t *testing.T) {
 }
 
 // Nothing secret is in the record: no private key, no session key, no token.
+// No token, private key, nonce or session key is written anywhere, whether all
+// goes well, an authentication fails or an answer gets lost.
 func TestNothingSecretIsRecorded(t *testing.T) {
 	r := newRig(t)
 	require.NoError(t, r.stop())
-	drawn := &keptRand{} // RS and RK are among what the server draws
-	r.terminal.Rand = drawn
+	servers, cards := &keptRand{}, &keptRand{} // what each side draws
+	r.terminal.Rand = servers
 	r.start()
 	_, token, err := server.AddOperator(t.Context(), r.store, "third", servertest.Owner)
 	require.NoError(t, err)
 	_, err = r.Authenticate(t.Context(), token)
 	require.NoError(t, err)
 	im := servertest.Image(1)
-	c := r.insert(im, nil)
-	require.Equal(t, store.Done, r.finished(r.ask(server.Deactivation{EID: im.EID})).State)
+	c := servertest.Card(im, appletsim.WithRand(cards))
+	var wire servertest.Wire
+	var asked, forged, lost atomic.Bool
+	r.register(im)
+	r.readers.Insert("reader", c, func(capdu []byte, next servertest.Next) ([]byte, error) {
+		rapdu, err := wire.Carry(capdu, next)
+		switch {
+		case asked.Load() && capdu[1] == servertest.INSInternalAuthenticate && !forged.Swap(true):
+			rapdu = bytes.Clone(rapdu)
+			rapdu[10] ^= 1
+		case isSecured(capdu, servertest.INSDeactivate) && !lost.Swap(true):
+			return nil, errors.Join(err, apdu.ErrTimeout)
+		}
+		return rapdu, err
+	})
+	r.seen(im.EID)
+	r.settled(im.EID)
+	asked.Store(true)
+	req := r.finished(r.ask(server.Deactivation{EID: im.EID}))
+	require.Equal(t, store.Done, req.State)
+	require.Subset(t, r.kinds(req, true), []string{"authentication failed", "unknown", "recovering"})
 	events, err := r.store.Events(t.Context(), 0, 1000)
 	require.NoError(t, err)
 	assert.True(t, slices.IsSortedFunc(events, func(a, b store.Event) int { return int(a.Seq - b.Seq) }))
@@ -765,34 +812,27 @@ func TestNothingSecretIsRecorded(t *testing.T) {
 	require.NoError(t, err)
 	file, err := os.ReadFile(r.path()) // all of it: the last to close writes the log back
 	require.NoError(t, err)
-	everything := map[string][]byte{"events": trail, "log": []byte(r.log.String()), "record": file}
 	require.Contains(t, string(file), im.EID.String(), "the record is in the file")
 
-	secrets := map[string][]byte{"token": []byte(token)}
-	for i, b := range drawn.all() {
-		secrets[fmt.Sprintf("draw %d", i)] = b
-	}
-	require.GreaterOrEqual(t, len(secrets), 3)
-	var set struct {
-		Auth []string `json:"auth"`
-		Enc  string   `json:"enc"`
-	}
-	require.NoError(t, json.Unmarshal(servertest.KeySetFile(), &set))
-	for i, text := range append(set.Auth, set.Enc) {
-		block, _ := pem.Decode([]byte(text))
-		secrets[fmt.Sprintf("DER of key %d", i)] = block.Bytes
-		secrets[fmt.Sprintf("PEM of key %d", i)] = []byte(strings.Split(text, "\n")[8])
-	}
-	for where, b := range everything {
-		for what, secret := range secrets {
-			for form, s := range map[string]string{
-				"as it is": string(secret), "hexadecimal": hex.EncodeToString(secret), "HEXADECIMAL": strings.ToUpper(hex.EncodeToString(secret)),
-				"base64": base64.StdEncoding.EncodeToString(secret),
-			} {
-				assert.False(t, bytes.Contains(b, []byte(s)), "%s, %s, is in the %s", what, form, where)
-			}
+	secrets := servertest.KeySetSecrets()
+	secrets["token"] = []byte(token)
+	for side, drawn := range map[string]*keptRand{"server": servers, "card": cards} {
+		all := drawn.all()
+		require.NotEmpty(t, all)
+		for i, b := range all {
+			secrets[fmt.Sprintf("draw %d of the %s's", i, side)] = b
 		}
-		assert.NotContains(t, string(b), "PRIVATE KEY", where)
+	}
+	sessions := wire.Secrets(t, im)
+	require.Len(t, sessions, 4+1+2*4, "the record settled, a forged M1, two sendings")
+	for what, secret := range sessions {
+		if strings.HasPrefix(what, "R") {
+			assert.Contains(t, slices.Concat(servers.all(), cards.all()), secret, "%s was drawn", what)
+		}
+	}
+	maps.Copy(secrets, sessions)
+	for where, b := range map[string][]byte{"events": trail, "log": []byte(r.log.String()), "record": file} {
+		secrets.AbsentFrom(t, where, b)
 	}
 }
 

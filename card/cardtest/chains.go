@@ -126,6 +126,40 @@ var chains = []test{
 		require.Equal(b, apdu.SWWrongLength.Hex(), sw.Hex())
 		l.reading().alive("the card goes on")
 	}},
+	{section: "§6", name: "a chain that does not end: 6700", on: standard, run: func(b *bench) {
+		l := b.link()
+		refused := func(cmd apdu.Command, what string) {
+			sw := apdu.SWSuccess
+			// No command has more data than that, so no card may wait for the rest.
+			for sent := 0; sent <= apdu.MaxExtendedData && sw == apdu.SWSuccess; sent += apdu.MaxShortData {
+				_, sw = b.once(l.ch, part(cmd, random(apdu.MaxShortData)))
+			}
+			require.Equal(b, apdu.SWWrongLength.Hex(), sw.Hex(), what)
+		}
+		refused(l.internal(nil), "INTERNAL AUTHENTICATE")
+		refused(l.challenge().external(nil), "EXTERNAL AUTHENTICATE")
+		s := l.reading()
+		refused(s.command(insGetStatus, 0, 0, nil), "under secure messaging")
+		s.over("after a chain that is too long")
+		l.reading().alive("the card goes on")
+	}},
+	{section: "§6", name: "a command longer than the card takes, its mac right: 6700", on: standard, run: func(b *bench) {
+		limit := b.limit()
+		l := b.link()
+		s := l.reading()
+		field := s.wrap(insGetStatus, 0, 0, random(limit))
+		sw := apdu.SWSuccess
+		for len(field) > apdu.MaxShortData && sw == apdu.SWSuccess {
+			_, sw = b.once(l.ch, part(s.command(insGetStatus, 0, 0, nil), field[:apdu.MaxShortData]))
+			field = field[apdu.MaxShortData:]
+		}
+		if sw == apdu.SWSuccess {
+			_, sw = b.once(l.ch, s.command(insGetStatus, 0, 0, field))
+		}
+		require.Equal(b, apdu.SWWrongLength.Hex(), sw.Hex())
+		s.over("after a command that is too long")
+		l.reading().alive("the card goes on")
+	}},
 	{section: "§6", name: "a reset ends a chain", on: standard, run: func(b *bench) {
 		l := b.link()
 		b.expectOnce(apdu.SWSuccess, l.ch, part(l.internal(nil), random(8)))

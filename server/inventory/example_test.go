@@ -21,8 +21,10 @@ func Example() {
 	ended := make(chan error)
 	go func() { ended <- inv.Run(ctx) }()
 	eid := <-seen
-	fmt.Println(eid, inv.Readers(eid))
+	for _, place := range inv.Readers(eid) {
+		fmt.Println(eid, "in", place.Name)
+	}
 	stop()
 	<-ended
-	// Output: 89049032000000000000000000000163 [reader 1]
+	// Output: 89049032000000000000000000000163 in reader 1
 }

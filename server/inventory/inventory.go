@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 
 const (
 	readTimeout = 10 * time.Second // for one reading of an EID
+	tidyTimeout = time.Second      // for what is left to be said to the card after one
 	minBackoff  = 100 * time.Millisecond
 	maxBackoff  = 30 * time.Second
 	// maxRefusals is how often a card may refuse to say its EID before it is
@@ -40,9 +42,13 @@ type Inventory struct {
 	reading  sync.WaitGroup
 }
 
+// Place is where a card is. The name opens it and may come to mean another
+// reader; ID is the reader's own (reader.Reader.ID).
+type Place struct{ Name, ID string }
+
 // slot is one reader.
 type slot struct {
-	name string
+	Place
 	hold chan struct{} // has one place: whoever fills it has the card to itself
 
 	card  bool // guarded by Inventory.mu, as all below
@@ -78,17 +84,17 @@ func (inv *Inventory) event(ctx context.Context, e reader.Event) {
 	defer inv.mu.Unlock()
 	s := inv.slots[e.Reader.Name]
 	if s == nil {
-		s = &slot{name: e.Reader.Name, hold: make(chan struct{}, 1)}
-		inv.slots[s.name] = s
+		s = &slot{Place: Place{e.Reader.Name, e.Reader.ID}, hold: make(chan struct{}, 1)}
+		inv.slots[s.Name] = s
 	}
 	s.forget()
 	switch e.Kind {
 	case reader.ReaderRemoved:
-		delete(inv.slots, s.name)
+		delete(inv.slots, s.Name)
 	case reader.CardInserted:
 		s.card = true
 		if e.Reader.Mute {
-			inv.log.Warn("card does not answer to reset", "reader", s.name)
+			inv.log.Warn("card does not answer to reset", "reader", s.Name)
 			return
 		}
 		ctx, s.stop = context.WithCancel(ctx)
@@ -130,7 +136,7 @@ func (inv *Inventory) identify(ctx context.Context, s *slot) {
 			}
 			inv.mu.Unlock()
 			if current {
-				inv.log.Info("card identified", "reader", s.name, "eid", eid)
+				inv.log.Info("card identified", "reader", s.Name, "reader_id", s.ID, "eid", eid)
 				inv.appeared(eid, counter)
 			}
 			return
@@ -149,7 +155,7 @@ func (inv *Inventory) identify(ctx context.Context, s *slot) {
 		if !warned && (wait >= time.Second || refusals > 0) {
 			level, warned = slog.LevelWarn, true // once for each card
 		}
-		inv.log.Log(ctx, level, "card not identified yet", "reader", s.name, "error", err, "again", wait)
+		inv.log.Log(ctx, level, "card not identified yet", "reader", s.Name, "error", err, "again", wait)
 		select {
 		case <-ctx.Done():
 			return
@@ -159,7 +165,17 @@ func (inv *Inventory) identify(ctx context.Context, s *slot) {
 	}
 }
 
-// read shares the card in s for one reading.
+// transactor is a connection that keeps other programs waiting from Begin to
+// End.
+type transactor interface {
+	Begin(context.Context) error
+	End(context.Context) error
+}
+
+// read shares the card in s for one reading. It leaves no logical channel open
+// where it is given up: it waits for other programs' transactions before it
+// sends anything, as a command that nobody waits for any more may still reach
+// the card.
 func (inv *Inventory) read(ctx context.Context, s *slot, what func(context.Context, *apdu.Channel) error) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
@@ -169,20 +185,29 @@ func (inv *Inventory) read(ctx context.Context, s *slot, what func(context.Conte
 	}
 	defer func() {
 		if cerr := conn.Close(); cerr != nil {
-			inv.log.Debug("reader not closed cleanly", "reader", s.name, "error", cerr)
+			inv.log.Debug("reader not closed cleanly", "reader", s.Name, "error", cerr)
 		}
 	}()
+	tidy := func(failed string, f func(context.Context) error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTimeout)
+		defer cancel()
+		if err := f(ctx); err != nil {
+			inv.log.Debug(failed, "reader", s.Name, "error", err)
+		}
+	}
+	if tx, ok := conn.Conn.(transactor); ok {
+		if err := tx.Begin(ctx); err != nil {
+			return err
+		}
+		defer tidy("transaction not ended", tx.End)
+	}
 	// A channel of our own where the card has one leaves alone what other
 	// programs selected.
 	ch := apdu.BasicChannel(conn)
 	if apdu.ParseCapabilities(conn.ATR()).Channels > 1 {
 		if own, err := ch.Open(ctx); err == nil {
 			ch = own
-			defer func() {
-				if cerr := own.Close(ctx); cerr != nil {
-					inv.log.Debug("channel not closed", "reader", s.name, "error", cerr)
-				}
-			}()
+			defer tidy("channel not closed", own.Close)
 		}
 	}
 	return what(ctx, ch)
@@ -193,12 +218,12 @@ func (inv *Inventory) open(ctx context.Context, s *slot, mode reader.Mode) (*hel
 	select {
 	case s.hold <- struct{}{}:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("reader %s: %w: %w", s.name, apdu.ErrCardBusy, ctx.Err())
+		return nil, fmt.Errorf("reader %s: %w: %w", s.Name, apdu.ErrCardBusy, ctx.Err())
 	}
-	conn, err := inv.source.Open(ctx, s.name, mode)
+	conn, err := inv.source.Open(ctx, s.Name, mode)
 	if err != nil {
 		<-s.hold
-		return nil, fmt.Errorf("reader %s: %w", s.name, err)
+		return nil, fmt.Errorf("reader %s: %w", s.Name, err)
 	}
 	return &held{Conn: conn, release: sync.OnceFunc(func() { <-s.hold })}, nil
 }
@@ -221,13 +246,14 @@ func (h *held) ShortOnly() bool {
 }
 
 // Open connects the card in a reader, exclusively: other programs and the
-// inventory itself keep away until the connection is closed.
-func (inv *Inventory) Open(ctx context.Context, name string) (apdu.Conn, error) {
+// inventory itself keep away until the connection is closed. A place whose name
+// has come to mean another reader is gone.
+func (inv *Inventory) Open(ctx context.Context, at Place) (apdu.Conn, error) {
 	inv.mu.Lock()
-	s := inv.slots[name]
+	s := inv.slots[at.Name]
 	inv.mu.Unlock()
-	if s == nil {
-		return nil, fmt.Errorf("reader %s: %w", name, apdu.ErrNoReader)
+	if s == nil || s.Place != at {
+		return nil, fmt.Errorf("reader %s: %w", at.Name, apdu.ErrNoReader)
 	}
 	h, err := inv.open(ctx, s, reader.Exclusive)
 	if err != nil {
@@ -236,17 +262,17 @@ func (inv *Inventory) Open(ctx context.Context, name string) (apdu.Conn, error) 
 	return h, nil
 }
 
-// Readers are the names of the readers whose card claims this EID, in order.
-func (inv *Inventory) Readers(eid id.EID) []string {
+// Readers are the readers whose card claims this EID, by name.
+func (inv *Inventory) Readers(eid id.EID) []Place {
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
-	var out []string
-	for name, s := range inv.slots {
+	var out []Place
+	for _, s := range inv.slots {
 		if s.known && s.eid == eid {
-			out = append(out, name)
+			out = append(out, s.Place)
 		}
 	}
-	slices.Sort(out)
+	slices.SortFunc(out, func(a, b Place) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
 
@@ -270,11 +296,6 @@ func (inv *Inventory) List() []Entry {
 		}
 		out = append(out, e)
 	}
-	slices.SortFunc(out, func(a, b Entry) int {
-		if a.Reader < b.Reader {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(out, func(a, b Entry) int { return strings.Compare(a.Reader, b.Reader) })
 	return out
 }

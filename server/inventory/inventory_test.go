@@ -2,6 +2,7 @@ package inventory_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"strings"
@@ -41,13 +42,28 @@ func TestCardsComeAndGo(t *testing.T) {
 	assert.Equal(t, servertest.EID(1), <-seen)
 	readers.Insert("a", servertest.Card(servertest.Image(1)), nil)
 	<-seen
-	assert.Equal(t, []string{"a", "b"}, inv.Readers(servertest.EID(1)), "two claim it")
+	assert.Equal(t, []inventory.Place{{Name: "a", ID: "id of a"}, {Name: "b", ID: "id of b"}}, inv.Readers(servertest.EID(1)), "two claim it")
 	readers.Remove("b")
-	assert.Equal(t, []string{"a"}, inv.Readers(servertest.EID(1)))
+	assert.Equal(t, []inventory.Place{{Name: "a", ID: "id of a"}}, inv.Readers(servertest.EID(1)))
 	eid := servertest.EID(1)
 	assert.Equal(t, []inventory.Entry{{Reader: "a", Card: true, EID: &eid}}, inv.List())
-	_, err := inv.Open(t.Context(), "b")
+	_, err := inv.Open(t.Context(), inventory.Place{Name: "b", ID: "id of b"})
 	assert.ErrorIs(t, err, apdu.ErrNoReader)
+}
+
+// A name that comes to mean another reader means that one's card.
+func TestNamesThatMove(t *testing.T) {
+	readers := servertest.NewReaders()
+	readers.Insert("0", servertest.Card(servertest.Image(1)), nil)
+	readers.Insert("1", servertest.Card(servertest.Image(2)), nil)
+	inv, seen := start(t, readers)
+	assert.ElementsMatch(t, []id.EID{servertest.EID(1), servertest.EID(2)}, []id.EID{<-seen, <-seen})
+	readers.Swap("0", "1")
+	assert.ElementsMatch(t, []id.EID{servertest.EID(1), servertest.EID(2)}, []id.EID{<-seen, <-seen})
+	assert.Equal(t, []inventory.Place{{Name: "1", ID: "id of 0"}}, inv.Readers(servertest.EID(1)))
+	assert.Equal(t, []inventory.Place{{Name: "0", ID: "id of 1"}}, inv.Readers(servertest.EID(2)))
+	_, err := inv.Open(t.Context(), inventory.Place{Name: "0", ID: "id of 0"})
+	assert.ErrorIs(t, err, apdu.ErrNoReader, "it is elsewhere now")
 }
 
 func TestBusyReaderIsTriedAgainAndStopsNobody(t *testing.T) {
@@ -101,17 +117,18 @@ func TestOpenIsExclusive(t *testing.T) {
 	readers.Insert("r", servertest.Card(servertest.Image(1)), nil)
 	inv, seen := start(t, readers)
 	<-seen
-	conn, err := inv.Open(t.Context(), "r")
+	at := inv.Readers(servertest.EID(1))[0]
+	conn, err := inv.Open(t.Context(), at)
 	require.NoError(t, err)
 	assert.NotEmpty(t, conn.ATR())
 	assert.True(t, apdu.BasicChannel(conn).Extended())
 	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	_, err = inv.Open(short, "r")
+	_, err = inv.Open(short, at)
 	assert.ErrorIs(t, err, apdu.ErrCardBusy)
 	assert.ErrorIs(t, err, context.DeadlineExceeded)
 	require.NoError(t, conn.Close())
-	conn, err = inv.Open(t.Context(), "r")
+	conn, err = inv.Open(t.Context(), at)
 	require.NoError(t, err)
 	require.NoError(t, conn.Close())
 }
@@ -204,4 +221,75 @@ func TestCardThatLeavesWhileItIsRead(t *testing.T) {
 		cancel()
 		<-ended
 	})
+}
+
+// A reading that is given up leaves no logical channel open: a card has few, and
+// keeps them until its next reset.
+func TestReadingThatIsGivenUpLeavesNoChannelOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		readers := servertest.NewReaders()
+		c := servertest.Card(servertest.Image(1))
+		slow := true
+		readers.Insert("r", c, func(capdu []byte, next servertest.Next) ([]byte, error) {
+			b, err := next(capdu)
+			if slow && capdu[1] == 0xCA {
+				slow = false
+				time.Sleep(time.Minute) // longer than the inventory waits
+			}
+			return b, err
+		})
+		inv := inventory.New(readers, slog.New(slog.DiscardHandler))
+		seen := make(chan id.EID, 1)
+		inv.Notify(func(eid id.EID, _ uint32) { seen <- eid })
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- inv.Run(ctx) }()
+		assert.Equal(t, servertest.EID(1), <-seen)
+		cancel()
+		<-ended
+		assert.False(t, slow)
+		conn := c.Connect()
+		rapdu, err := conn.Transmit(t.Context(), []byte{0x00, 0x70, 0x00, 0x00, 0x01})
+		require.NoError(t, err)
+		assert.Equal(t, []byte{0x01, 0x90, 0x00}, rapdu, "the first channel is free")
+	})
+}
+
+// busy is readers that another program may keep: commands wait, and one that
+// nobody waits for any more reaches the card all the same.
+type busy struct {
+	*servertest.Readers
+	calls chan string
+}
+
+func (s busy) Open(ctx context.Context, name string, mode reader.Mode) (apdu.Conn, error) {
+	conn, err := s.Readers.Open(ctx, name, mode)
+	return busyConn{conn, s.calls}, err
+}
+
+type busyConn struct {
+	apdu.Conn
+	calls chan string
+}
+
+func (c busyConn) Begin(context.Context) error { c.calls <- "begin"; return nil }
+
+func (c busyConn) End(ctx context.Context) error { c.calls <- "end"; return ctx.Err() }
+
+func (c busyConn) Transmit(ctx context.Context, capdu []byte) ([]byte, error) {
+	if capdu[1] == 0x70 {
+		c.calls <- fmt.Sprintf("manage channel %X", capdu[2])
+	}
+	return c.Conn.Transmit(ctx, capdu)
+}
+
+// Nothing is sent before other programs' transactions are over.
+func TestReadingIsATransaction(t *testing.T) {
+	source := busy{servertest.NewReaders(), make(chan string, 8)}
+	source.Insert("r", servertest.Card(servertest.Image(1)), nil)
+	_, seen := start(t, source)
+	<-seen
+	for _, want := range []string{"begin", "manage channel 0", "manage channel 80", "end"} {
+		assert.Equal(t, want, <-source.calls)
+	}
 }

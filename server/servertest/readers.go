@@ -3,6 +3,7 @@ package servertest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 
 	"github.com/cardbridge/cardbridge/apdu"
@@ -26,6 +27,7 @@ type Readers struct {
 }
 
 type slot struct {
+	id        string // the reader's
 	card      *appletsim.Card
 	intercept Intercept
 	exclusive bool
@@ -38,10 +40,28 @@ func NewReaders() *Readers { return &Readers{cards: map[string]*slot{}} }
 
 // Insert puts a card into a new reader. intercept may be nil.
 func (r *Readers) Insert(name string, c *appletsim.Card, intercept Intercept) {
+	s := &slot{id: "id of " + name, card: c, intercept: intercept}
 	r.mu.Lock()
-	r.cards[name] = &slot{card: c, intercept: intercept}
+	r.cards[name] = s
 	r.mu.Unlock()
-	r.tell(name, reader.CardInserted)
+	r.tell(reader.CardInserted, name, s)
+}
+
+// Swap has two readers change names, as happens when a PC/SC service counts its
+// readers anew. Nothing happens to the cards.
+func (r *Readers) Swap(a, b string) {
+	r.mu.Lock()
+	was := map[string]*slot{a: r.cards[a], b: r.cards[b]}
+	now := map[string]*slot{a: was[b], b: was[a]}
+	maps.Copy(r.cards, now)
+	r.mu.Unlock()
+	for name, s := range was {
+		r.tell(reader.ReaderRemoved, name, s)
+	}
+	for name, s := range now {
+		r.tell(reader.ReaderAdded, name, s)
+		r.tell(reader.CardInserted, name, s)
+	}
 }
 
 // Remove takes the card and its reader away; the card loses its power.
@@ -52,17 +72,17 @@ func (r *Readers) Remove(name string) {
 	r.mu.Unlock()
 	s.card.Remove()
 	s.card.Insert()
-	r.tell(name, reader.ReaderRemoved)
+	r.tell(reader.ReaderRemoved, name, s)
 }
 
-func (r *Readers) tell(name string, kind reader.EventKind) {
+func (r *Readers) tell(kind reader.EventKind, name string, s *slot) {
 	r.events.Lock()
 	defer r.events.Unlock()
 	r.mu.Lock()
 	fn := r.watch
 	r.mu.Unlock()
 	if fn != nil {
-		fn(reader.Event{Kind: kind, Reader: reader.Reader{Name: name, Card: kind == reader.CardInserted}})
+		fn(reader.Event{Kind: kind, Reader: reader.Reader{Name: name, ID: s.id, Card: kind == reader.CardInserted}})
 	}
 }
 
@@ -78,14 +98,11 @@ func (r *Readers) Watch(ctx context.Context, fn func(reader.Event)) error {
 	r.events.Lock()
 	r.mu.Lock()
 	r.watch = fn
-	var names []string
-	for name := range r.cards {
-		names = append(names, name)
-	}
+	now := maps.Clone(r.cards)
 	r.mu.Unlock()
-	for _, name := range names {
-		fn(reader.Event{Kind: reader.ReaderAdded, Reader: reader.Reader{Name: name}})
-		fn(reader.Event{Kind: reader.CardInserted, Reader: reader.Reader{Name: name, Card: true}})
+	for name, s := range now {
+		fn(reader.Event{Kind: reader.ReaderAdded, Reader: reader.Reader{Name: name, ID: s.id}})
+		fn(reader.Event{Kind: reader.CardInserted, Reader: reader.Reader{Name: name, ID: s.id, Card: true}})
 	}
 	r.events.Unlock()
 	<-ctx.Done()
