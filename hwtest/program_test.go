@@ -249,7 +249,12 @@ func TestProgramRefuses(t *testing.T) {
 		assert.Equal(t, exitUsage, status, name)
 		assert.NotEmpty(t, out, name)
 	}
-	status, out := newProgram(t).run("-out", "out", "-test.run", "^TestNothing$")
+	p := newProgram(t)
+	p.bench("readers: [{reader: A}]")
+	status, out := p.run("-bench", "bench.yaml", "-out", "out")
+	assert.Equal(t, 1, status)
+	assert.Contains(t, out, "PC/SC service is not running", "a bench that cannot be looked at says why")
+	status, out = newProgram(t).run("-out", "out", "-test.run", "^TestNothing$")
 	assert.Equal(t, 1, status, "a bench on which nothing was run is not good: %s", out)
 }
 

@@ -78,6 +78,10 @@ func (p *progress) begin(bench string) { p.line("hardware bench: %s", bench) }
 // event is a Collector's OnEvent.
 func (p *progress) event(e report.Event) {
 	group, check, ok := strings.Cut(strings.TrimPrefix(e.Test, root+"/"), "/")
+	if !ok && e.Ended && e.Result.Outcome == report.Failed && e.Below.Failed == 0 {
+		p.line("%s", p.paint(red, "failed")) // as a whole, before there was a check
+		p.output(e.Result)
+	}
 	if !ok && (e.Result.Outcome != report.NotRun || !e.Ended) {
 		return // the bench, or a reader as a whole
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -38,7 +39,7 @@ func newReaderListCmd() *cobra.Command {
 			p := newPrinter(cmd)
 			v := look(cmd.Context(), true)
 			if len(v.Slots) == 0 && v.pcscErr != nil {
-				return v.pcscErr
+				return errors.Join(v.pcscErr, v.usbErr)
 			}
 			if p.json {
 				return p.object(v.json())
@@ -57,12 +58,12 @@ func (v *view) print(p *printer) {
 	} else {
 		rows := make([][]string, len(v.Slots))
 		for i, s := range v.Slots {
-			rows[i] = []string{s.Name, s.state(), s.seenBy(), s.ID, fmt.Sprintf("%X", s.ATR)}
+			rows[i] = []string{visible(s.Name), s.state(), s.seenBy(), visible(s.ID), fmt.Sprintf("%X", s.ATR)}
 		}
 		p.table("READER|STATE|SEEN BY|IDENTITY|ATR", rows)
 	}
 	for _, s := range v.Slots {
-		p.trouble(s.Name, s.Problem, s.Do)
+		p.trouble(visible(s.Name), s.Problem, s.Do)
 	}
 	for _, w := range v.problems() {
 		p.trouble(worldName(w.World), w.Problem, "")
@@ -102,6 +103,16 @@ func (s *slotView) seenBy() string {
 		names[i] = worldName(w)
 	}
 	return strings.Join(names, ", ")
+}
+
+// visible is a name that a device gave itself without what would steer a terminal.
+func visible(name string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, name)
 }
 
 func worldName(world string) string {
@@ -154,7 +165,11 @@ func (v *view) find(name string) (*slotView, error) {
 	}
 	found, err := pcsc.Find(all, name)
 	if err != nil {
-		return nil, errors.Join(err, v.pcscErr)
+		why := []error{err, v.pcscErr}
+		if len(v.Slots) == 0 {
+			why = append(why, v.usbErr)
+		}
+		return nil, errors.Join(why...)
 	}
 	for _, s := range v.Slots {
 		if s.Name == found.Name && s.ID == found.ID {
@@ -234,8 +249,8 @@ type usbJSON struct {
 }
 
 func (i *infoJSON) print(p *printer, s *slotView) {
-	p.field("reader", s.Name)
-	p.field("identity", s.ID)
+	p.field("reader", visible(s.Name))
+	p.field("identity", visible(s.ID))
 	p.field("state", s.state())
 	p.field("seen by", s.seenBy())
 	p.trouble("this reader", s.Problem, s.Do)
@@ -258,6 +273,9 @@ func (i *infoJSON) print(p *printer, s *slotView) {
 		if pr := t.Properties; pr != nil && pr.MaxAPDUData != nil {
 			p.field("  APDU data", fmt.Sprintf("%d bytes", *pr.MaxAPDUData))
 		}
+		if i.PCSCProblem == "" && t.Vendor == "" && t.Type == "" && t.Serial == "" && t.MaxInput == 0 && len(t.Features) == 0 {
+			fmt.Fprintln(p.out, "  the reader says little of itself") // its driver has no attributes, as a virtual one's
+		}
 		p.trouble("PC/SC", i.PCSCProblem, "")
 	}
 	if u := i.USB; u != nil {
@@ -274,7 +292,7 @@ func (i *infoJSON) print(p *printer, s *slotView) {
 		}
 	}
 	if len(i.ATR) > 0 {
-		fmt.Fprintln(p.out, p.paint(green, fmt.Sprintf("answer to reset %X", s.ATR)))
+		fmt.Fprintln(p.out, p.paint(green, "the card"))
 		for _, line := range i.ATR {
 			fmt.Fprintln(p.out, "  "+line)
 		}

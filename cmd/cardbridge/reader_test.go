@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/applet-sim/vpcd"
 	"github.com/cardbridge/cardbridge/hwtest/rig"
 	"github.com/cardbridge/cardbridge/pcsc"
@@ -56,6 +57,9 @@ func TestReaderCommands(t *testing.T) {
 		_, stderr, status := cli(t, "reader", "reset", c.reader, "--driver", "usb")
 		assert.Equal(t, exitError, status)
 		assert.Contains(t, stderr, "not seen by USB")
+		_, stderr, status = cli(t, "reader", "reset", c.reader, "--driver", "serial")
+		assert.Equal(t, exitError, status)
+		assert.Contains(t, stderr, `driver "serial"`)
 		_, stderr, status = cli(t, "reader", "reset", pcscd.Slots()[1].Reader, "--wait", "3s")
 		assert.Equal(t, exitError, status)
 		assert.Contains(t, stderr, "no card")
@@ -154,7 +158,7 @@ func TestBothWorlds(t *testing.T) {
 		},
 		"a driver of the kernel": {
 			view{usbDevices: []ccid.Info{usbInfo(&ccid.BusyError{Driver: "some", Unbind: "unbind it"})}},
-			nil, []string{worldUSB}, "unbind it", "end what holds it", 0,
+			nil, []string{worldUSB}, "unbind it", "as root", 0,
 		},
 		"a mute card": {
 			view{usbErr: ccid.ErrNoUSB},
@@ -183,6 +187,30 @@ func TestBothWorlds(t *testing.T) {
 			require.NoError(t, err)
 			assert.Same(t, s, found)
 		})
+	}
+}
+
+// Where neither world can be seen, both are said why.
+func TestNeitherWorld(t *testing.T) {
+	v := view{pcscErr: pcsc.ErrNoService, usbErr: ccid.ErrNoUSB}
+	_, err := v.find("")
+	assert.ErrorIs(t, err, apdu.ErrNoReader)
+	assert.ErrorIs(t, err, pcsc.ErrNoService)
+	assert.ErrorIs(t, err, ccid.ErrNoUSB)
+	assert.NotContains(t, err.Error(), `""`)
+}
+
+// A device's own name does not reach the terminal as it is.
+func TestNamesThatSteerATerminal(t *testing.T) {
+	v := view{}
+	v.merge([]reader.Reader{{Name: "Gem (\x1b]0;x\a\r\n) 00 00", ID: "name:\x9b2J", Card: true, Mute: true}})
+	var out bytes.Buffer
+	p := &printer{out: &out}
+	v.print(p)
+	(&infoJSON{}).print(p, v.Slots[0])
+	require.NoError(t, p.readerEvent(worldPCSC, reader.Event{Kind: reader.ReaderAdded, Reader: v.Slots[0].Reader}))
+	for _, b := range []string{"\x1b", "\a", "\r", "\x9b"} {
+		assert.NotContains(t, out.String(), b)
 	}
 }
 
@@ -236,16 +264,16 @@ func TestWatchUSB(t *testing.T) {
 func TestPCSCClients(t *testing.T) {
 	proc := t.TempDir()
 	for pid, of := range map[string]struct{ name, maps string }{
-		"17": {"scdaemon\n", "7f0 r-xp /usr/lib/libpcsclite.so.1.0.0\n"},
-		"9":  {"pcsc_scan\n", "7f0 r-xp /usr/lib/libpcsclite.so.1.0.0\n"},
-		"10": {"pcscd\n", "7f0 r-xp /usr/lib/libpcsclite.so.1.0.0\n"},
-		"11": {"bash\n", "7f0 r-xp /usr/lib/libc.so.6\n"},
+		"4000017": {"scdaemon\n", "7f0 r-xp /usr/lib/libpcsclite.so.1.0.0\n"},
+		"4000009": {"pcsc_scan\n", "7f0 r-xp /usr/lib/libpcsclite.so.1.0.0\n"},
+		"4000010": {"pcscd\n", "7f0 r-xp /usr/lib/libpcsclite.so.1.0.0\n"},
+		"4000011": {"bash\n", "7f0 r-xp /usr/lib/libc.so.6\n"},
 	} {
 		dir := filepath.Join(proc, pid)
 		require.NoError(t, os.Mkdir(dir, 0o755))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "comm"), []byte(of.name), 0o644))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "maps"), []byte(of.maps), 0o644))
 	}
-	assert.Equal(t, []process{{9, "pcsc_scan"}, {17, "scdaemon"}}, pcscClients(proc))
+	assert.Equal(t, []process{{4000009, "pcsc_scan"}, {4000017, "scdaemon"}}, pcscClients(proc))
 	assert.Empty(t, pcscClients(filepath.Join(proc, "none")))
 }

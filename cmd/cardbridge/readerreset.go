@@ -43,6 +43,9 @@ any.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p := newPrinter(cmd)
+			if _, err := sourceOf(driver); err != nil {
+				return err
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), wait)
 			defer cancel()
 			s, err := look(ctx, false).find(argument(args))
@@ -73,7 +76,7 @@ any.`,
 			if p.json {
 				return p.object(done)
 			}
-			fmt.Fprintf(p.out, "%s %s answers %s\n", p.paint(green, "reset:"), s.Name, done.ATR)
+			fmt.Fprintf(p.out, "%s %s answers %s\n", p.paint(green, "reset:"), visible(s.Name), done.ATR)
 			return nil
 		},
 	}

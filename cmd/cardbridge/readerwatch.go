@@ -65,6 +65,13 @@ func watchReaders(ctx context.Context, p *printer) error {
 	}
 	var watching sync.WaitGroup
 	var byPCSC, byUSB error
+	watching.Go(func() { // else nothing would be all that is said
+		for _, w := range look(ctx, false).problems() {
+			if ctx.Err() == nil {
+				p.step("%s: %s", worldName(w.World), w.Problem)
+			}
+		}
+	})
 	watching.Go(func() {
 		byPCSC = pcsc.New().Watch(ctx, func(e reader.Event) { tell(worldPCSC, e) })
 	})
@@ -87,9 +94,9 @@ func (p *printer) readerEvent(world string, e reader.Event) error {
 	if e.Kind == reader.ReaderRemoved || e.Kind == reader.CardRemoved {
 		colour = red
 	}
-	line := fmt.Sprintf("%s  %-5s  %s  %s", now.Format("15:04:05.000"), worldName(world), p.paint(colour, fmt.Sprintf("%-14s", e.Kind)), e.Reader.Name)
+	line := fmt.Sprintf("%s  %-5s  %s  %s", now.Format("15:04:05.000"), worldName(world), p.paint(colour, fmt.Sprintf("%-14s", e.Kind)), visible(e.Reader.Name))
 	if e.Kind == reader.ReaderAdded && !strings.HasPrefix(e.Reader.ID, "name:") {
-		line += "  " + e.Reader.ID
+		line += "  " + visible(e.Reader.ID)
 	}
 	if len(e.Reader.ATR) > 0 {
 		line += fmt.Sprintf("  %X", e.Reader.ATR)

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/cardbridge/cardbridge/applet-sim"
 	"github.com/cardbridge/cardbridge/server/servertest"
+	"github.com/cardbridge/cardbridge/server/store"
 )
 
 // bufferOf is a bytes.Buffer that may be written and read at once.
@@ -66,7 +69,12 @@ func (s *served) start(args ...string) {
 	r, w := io.Pipe()
 	v := serving{data: s.path("data"), keyset: s.path("server.json"), listen: "127.0.0.1:0"}
 	for _, a := range args {
-		v.insecure = v.insecure || a == "--insecure-http"
+		switch a {
+		case "--insecure-http":
+			v.insecure = true
+		case "--trace":
+			v.traces = s.path("traces")
+		}
 	}
 	ended := make(chan error, 1)
 	go func() {
@@ -285,11 +293,80 @@ func TestServeRefuses(t *testing.T) {
 	assert.ErrorContains(t, run(serving{keyset: keys, listen: "127.0.0.1:0"}), "chmod 600")
 }
 
+// A second server on the same record says so and ends: it takes no request in
+// and touches no card, until the first has ended.
 func TestTwoServersOnOneRecord(t *testing.T) {
 	s := serve(t, "--insecure-http")
-	v := serving{data: s.path("data"), keyset: s.path("server.json"), listen: "127.0.0.1:0", insecure: true}
-	err := v.run(context.Background(), &printer{out: io.Discard, err: io.Discard}, servertest.NewReaders())
+	c := s.insert(1, nil, nil)
+	out, cards := &bufferOf{}, servertest.NewReaders()
+	cards.Insert("reader", servertest.Card(servertest.Image(2)), nil)
+	second := func(ctx context.Context, w io.Writer, readers *servertest.Readers) error {
+		v := serving{data: s.path("data"), keyset: s.path("server.json"), listen: "127.0.0.1:0", insecure: true}
+		return v.run(ctx, &printer{out: w, err: s.log, json: true}, readers)
+	}
+	err := second(context.Background(), out, cards)
+	assert.ErrorIs(t, err, store.ErrInUse)
 	assert.ErrorContains(t, err, "another server")
+	assert.Empty(t, out.String(), "it was never ready")
+	assert.Empty(t, cards.Sent("reader"))
+	res, stderr, status := s.deactivate(1)
+	assert.Zero(t, status, "the first goes on: %s", stderr)
+	assert.Equal(t, "done", res.Outcome)
+	assert.Equal(t, uint32(6), c.Image().EventCounter)
+
+	require.NoError(t, s.stop())
+	ctx, cancel := context.WithCancel(context.Background())
+	r, w := io.Pipe()
+	ended := make(chan error, 1)
+	go func() {
+		err := second(ctx, w, s.readers)
+		w.CloseWithError(err)
+		ended <- err
+	}()
+	require.NoError(t, json.NewDecoder(r).Decode(&s.ready), "it has the record now")
+	_, _, status = s.deactivate(1)
+	assert.Equal(t, exitRuleRefused, status, "the record is the first one's")
+	cancel()
+	assert.NoError(t, <-ended)
+}
+
+// No token, private key, nonce or session key is in the traces, nor in anything
+// else that server and client write.
+func TestNothingSecretIsTraced(t *testing.T) {
+	s := serve(t, "--trace")
+	var wire servertest.Wire
+	c := s.insert(1, nil, wire.Carry)
+	res, stderr, status := s.deactivate(1)
+	require.Zero(t, status, "%s", stderr)
+	printed, err := json.Marshal(res)
+	require.NoError(t, err)
+	require.NoError(t, s.stop())
+
+	token, err := os.ReadFile(s.path("token"))
+	require.NoError(t, err)
+	secrets := servertest.KeySetSecrets()
+	secrets["token"] = bytes.TrimSpace(token)
+	sessions := wire.Secrets(t, c.Image())
+	require.Len(t, sessions, 2*4, "the record settled, a sending")
+	maps.Copy(secrets, sessions)
+	secrets.AbsentFrom(t, "log", []byte(s.log.String()))
+	secrets.AbsentFrom(t, "client's output", append(printed, stderr...))
+	traces := 0
+	for _, dir := range []string{"data", "traces"} {
+		require.NoError(t, filepath.WalkDir(s.path(dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || d.Name() == "tls.key" {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			secrets.AbsentFrom(t, d.Name(), b)
+			if dir == "traces" {
+				traces++
+				assert.Contains(t, string(b), "> 00880101", "a session is in it")
+			}
+			return err
+		}))
+	}
+	assert.Equal(t, 2, traces)
 }
 
 func TestClientRefuses(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -27,8 +28,8 @@ func newTraceConvertCmd() *cobra.Command {
 		Use:   "convert IN OUT",
 		Short: "Write a trace in another format",
 		Long: fmt.Sprintf(`Reads a trace in whatever format, recognised unless --from names it, and writes
-it to OUT in the format of --to, or else of OUT's ending. - stands for standard
-input and output. What is not understood is left out, with a warning that names
+it to OUT in the format of --to, or else of OUT's ending; any other ending is
+trace. - stands for standard input and output. What is not understood is left out, with a warning that names
 the line. Secrets are redacted unless --unredacted is given.
 
 Formats read:    %s
@@ -64,7 +65,10 @@ func (c *converting) run(cmd *cobra.Command, from, to string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
-	format := c.format(to)
+	format, err := c.format(to)
+	if err != nil {
+		return err
+	}
 	var sessions, entries int
 	write := func(w io.Writer) error {
 		buffered := bufio.NewWriterSize(w, 64<<10)
@@ -102,17 +106,18 @@ func (c *converting) run(cmd *cobra.Command, from, to string) (err error) {
 }
 
 // format is that of a file to write: by --to, or by its ending.
-func (c *converting) format(file string) interchange.Format {
+func (c *converting) format(file string) (interchange.Format, error) {
 	if c.to != "" {
-		return interchange.Format(c.to)
+		return interchange.Format(c.to), nil
 	}
-	ending := strings.TrimPrefix(filepath.Ext(file), ".")
-	for _, f := range interchange.SinkFormats() {
-		if ending == string(f) {
-			return f
-		}
+	ending := interchange.Format(strings.ToLower(strings.TrimPrefix(filepath.Ext(file), ".")))
+	switch {
+	case slices.Contains(interchange.SinkFormats(), ending):
+		return ending, nil
+	case slices.Contains(interchange.Formats(), ending):
+		return "", fmt.Errorf("%s: %s is read, not written: name another ending, or the format by --to", file, ending)
 	}
-	return interchange.Trace
+	return interchange.Trace, nil
 }
 
 // redacting is a Sink that gets no secrets, and counts.
@@ -139,8 +144,19 @@ func (r *redacting) Write(e trace.Entry) error {
 }
 
 // writeBeside writes a file that takes its place once it is whole, for this user
-// alone.
+// alone; what is no file, a pipe or a device, it writes into.
 func writeBeside(name string, write func(io.Writer) error) error {
+	name, special, err := destination(name)
+	if err != nil {
+		return err
+	}
+	if special {
+		f, err := os.OpenFile(name, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		return errors.Join(write(f), f.Close())
+	}
 	tmp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*")
 	if err != nil {
 		return err
@@ -150,4 +166,22 @@ func writeBeside(name string, write func(io.Writer) error) error {
 		return err
 	}
 	return os.Rename(tmp.Name(), name)
+}
+
+// destination is where a file of this name goes, symbolic links followed. Special
+// is what is there and must not be replaced: a pipe, a device.
+func destination(name string) (to string, special bool, err error) {
+	info, err := os.Stat(name)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return name, false, nil
+	case err != nil:
+		return "", false, err
+	case info.IsDir():
+		return "", false, fmt.Errorf("%s is a folder", name)
+	case !info.Mode().IsRegular():
+		return name, true, nil
+	}
+	to, err = filepath.EvalSymlinks(name)
+	return to, false, err
 }

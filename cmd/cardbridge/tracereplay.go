@@ -77,8 +77,15 @@ func (r *replaying) run(cmd *cobra.Command, file string, keepGoing bool) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
+	special := false
 	if r.record != "" {
-		tmp, err := os.CreateTemp(filepath.Dir(r.record), ".replay-*.trace") // so that a replay that fails leaves what there is
+		if r.trace, special, err = destination(r.record); err != nil {
+			return err
+		}
+	}
+	to := r.trace
+	if to != "" && !special {
+		tmp, err := os.CreateTemp(filepath.Dir(to), ".replay-*.trace") // so that a replay that fails leaves what there is
 		if err != nil {
 			return err
 		}
@@ -90,8 +97,8 @@ func (r *replaying) run(cmd *cobra.Command, file string, keepGoing bool) (err er
 	if err = errors.Join(err, r.close()); err != nil {
 		return err
 	}
-	if r.recorder != nil {
-		if err := os.Rename(r.trace, r.record); err != nil {
+	if r.recorder != nil && !special {
+		if err := os.Rename(r.trace, to); err != nil {
 			return err
 		}
 	}

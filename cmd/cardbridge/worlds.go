@@ -108,7 +108,10 @@ func (s *slotView) diagnose(pcscErr error) {
 
 // whatToDo is advice on an error of USB, where its own text has none.
 func whatToDo(err error) string {
+	var busy *ccid.BusyError
 	switch {
+	case errors.As(err, &busy) && busy.Driver != "":
+		return "do that as root, and again each time the reader is plugged in; or keep the driver from being loaded"
 	case errors.Is(err, ccid.ErrNoPermission):
 		return "add the udev rule, then: udevadm control --reload && udevadm trigger; and plug the reader in again"
 	case errors.Is(err, apdu.ErrCardBusy):
