@@ -16,7 +16,7 @@ PACKAGES      := gcc pkg-config libpcsclite-dev libusb-1.0-0-dev pcscd vsmartcar
 TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark
 
 
-.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace hwtest torture-readers vuln clean
+.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace hwtest torture-readers nightly vuln clean
 
 all: build
 
@@ -109,6 +109,13 @@ hwtest: deps
 # stack, and writes docs/faults.md; N=100 runs a seeded sample of 100.
 torture-readers: test-deps
 	$(GO) run ./hwtest/torture/matrix -n $(or $(N),-1) $(if $(N),,-table docs/faults.md)
+
+# nightly is what is too long for every change: a million RSA operations against
+# math/big and crypto/rsa, fuzzing for a minute each, the whole torture matrix.
+nightly: test-deps
+	RSAFAST_OPERATIONS=1000000 $(GO) test -count=1 -run TestRandomOperations -timeout 0 ./card/rsafast
+	.ci/fuzz 60s
+	$(GO) run ./hwtest/torture/matrix -n -1
 
 # vuln needs the vulnerability database, and so the network.
 vuln:
