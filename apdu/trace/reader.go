@@ -51,7 +51,7 @@ func (r *Reader) NextSession() (Header, error) {
 		case err != nil:
 			return Header{}, err
 		case !isFirst(line):
-			return Header{}, &SyntaxError{r.Line(), fmt.Sprintf("not %q", firstLine)}
+			return Header{}, &SyntaxError{r.Line(), notFirst(line)}
 		}
 		r.state = between
 	case within:
@@ -152,6 +152,14 @@ func (r *Reader) line() ([]byte, error) {
 
 func isFirst(line []byte) bool {
 	return string(line) == firstLine || string(line) == firstLine1
+}
+
+// notFirst says why a line is not the first of a trace.
+func notFirst(line []byte) string {
+	if version, ok := bytes.CutPrefix(line, []byte("# cardbridge trace ")); ok {
+		return fmt.Sprintf("version %.20q of the format is not known, 1 and 2 are", version)
+	}
+	return fmt.Sprintf("not %q, which is the first line of a trace", firstLine)
 }
 
 // parse takes "key: value"; any other comment is just that.

@@ -9,22 +9,26 @@ import (
 // Redactor masks the secrets in what passes over one connection: PINs, keys on
 // their way into or out of a card, the results of AUTHENTICATE, what a card
 // deciphers. docs/trace.md has the table. It follows the entries in their order,
-// logical channels apart; a zero one is ready. It cannot know which file is
-// selected where a trace begins after the SELECT, and then rather masks too much.
+// logical channels apart; a zero one is ready. Where entries are missing, as in a
+// script, a trace cut off or a log with holes, it rather masks too much: a command
+// without an answer has succeeded, an answer without a command is a secret.
 type Redactor struct {
 	channels [20]channelState
 	now      exchange
+	owed     bool // a secret answer has not come yet, maybe another takes its place
 }
 
 // channelState is what a logical channel is at. 0 is not known.
 type channelState struct {
 	df, ef uint16 // the selected files; aid where an application is selected
+	heard  bool   // there was a command: what GET RESPONSE fetches is known
 	tail   bool   // the rest of the answer, which GET RESPONSE fetches, is secret
 	dgi    int    // bytes of a secret data grouping that are still to come
 }
 
 // exchange is what the command says about its response.
 type exchange struct {
+	known   bool // there is a command that waits for its answer
 	secret  bool
 	channel int
 	// What the channel is at if the command succeeds.
@@ -37,6 +41,7 @@ const (
 	otherADF = 0xFFFF
 	gsmUSIM  = 0x5F3B // DF.GSM-ACCESS
 	fiveG    = 0x5FC0 // DF.5GS
+	labDF    = 0xA515 // DF.SYSTEM of cards for laboratories
 )
 
 // isim is how the AIDs of ISIMs begin, whose short identifiers are others'.
@@ -50,7 +55,7 @@ type secretFile struct {
 }
 
 // 3GPP TS 31.102 and TS 51.011; the files at the end are those in which cards
-// for laboratories keep Ki, K and OPc.
+// for laboratories keep Ki, K and OPc, PINs and PUKs, keys of OTA and GBA.
 var secretFiles = [...]secretFile{
 	{aid, 0x6F08, 0x08},     // EF.Keys: CK, IK
 	{aid, 0x6F09, 0x09},     // EF.KeysPS
@@ -67,6 +72,15 @@ var secretFiles = [...]secretFile{
 	{0, 0xAF20, 0},
 	{0, 0xAF21, 0},
 	{0, 0xAF22, 0},
+	{0, 0xAF31, 0},
+	{0, 0xAF33, 0},
+	{labDF, 0x6F01, 0},
+	{labDF, 0x6F81, 0},
+	{labDF, 0x6F0A, 0},
+	{labDF, 0x6F0B, 0},
+	{labDF, 0x6F0C, 0},
+	{labDF, 0x6F0D, 0},
+	{labDF, 0x6F22, 0},
 	{0, 0x00FF, 0},
 	{0, 0x00F7, 0},
 	{0, 0xFF01, 0},
@@ -89,6 +103,9 @@ func (r *Redactor) Redact(e Entry) Entry {
 		switch e.Name {
 		case Connected, Reset, Removed, Closed:
 			*r = Redactor{}
+		case Error:
+			r.assume()
+			r.owed = false
 		}
 	}
 	return e
@@ -120,26 +137,51 @@ func mask(e Entry, s Span) Entry {
 	return e
 }
 
+// assume takes it that a command without an answer did what it says.
+func (r *Redactor) assume() {
+	if x := r.now; x.known {
+		r.channels[x.channel].df, r.channels[x.channel].ef = x.df, x.ef
+		r.owed = r.owed || x.secret
+	}
+	r.now = exchange{}
+}
+
 // command is the secret part of a command.
 func (r *Redactor) command(b []byte) Span {
-	cla, ins, p1, p2 := b[0], b[1], b[2], b[3]
-	n := logicalChannel(cla)
+	r.assume()
+	n := logicalChannel(b[0])
 	c := &r.channels[n]
-	if ins == 0xC0 { // GET RESPONSE
-		r.now = exchange{secret: c.tail, channel: n, df: c.df, ef: c.ef}
+	r.now = exchange{known: true, channel: n, df: c.df, ef: c.ef}
+	if b[1] == 0xC0 { // GET RESPONSE
+		r.now.secret = c.tail || !c.heard
 		return Span{}
 	}
-	r.now = exchange{channel: n, df: c.df, ef: c.ef}
-	c.tail = false
+	s := r.content(b)
+	c.heard, c.tail = true, r.now.secret
+	return s
+}
+
+// content is the secret part of a command other than GET RESPONSE.
+func (r *Redactor) content(b []byte) Span {
+	cla, ins, p1, p2 := b[0], b[1], b[2], b[3]
+	c := &r.channels[r.now.channel]
 	data := dataOf(b)
 	value := b[data.From:data.To]
 	if ins != 0xE2 {
 		c.dgi = 0
 	}
 	switch ins {
-	case 0x20, 0x21, 0x24, 0x25, 0x26, 0x28, 0x2C, 0x2D, // VERIFY, CHANGE, DISABLE, ENABLE, UNBLOCK
-		0xD8: // PUT KEY
+	case 0x20, 0x21, 0x24, 0x25, 0x26, 0x28, 0x2C, 0x2D: // VERIFY, CHANGE, DISABLE, ENABLE, UNBLOCK
+		if _, err := apdu.ParseCommand(b); err != nil && len(b) > 4 && b[4] >= '0' {
+			data.From = 4 // a PIN's digit where its length should be
+		}
 		return data
+	case 0xD8: // PUT KEY
+		return data
+	case 0x82:
+		if cla == 0xFF { // LOAD KEYS of PC/SC part 3
+			return data
+		}
 	case 0x88, 0x89: // AUTHENTICATE; INTERNAL AUTHENTICATE of docs/protocol.md §6 has no secret
 		ours := ins == 0x88 && cla&0x80 == 0 && (p1 == 1 || p1 == 3) && 1 <= p2 && p2 <= 0x0F
 		r.now.secret = !ours
@@ -178,6 +220,12 @@ func (r *Redactor) command(b []byte) Span {
 // response is the secret part of a response.
 func (r *Redactor) response(b []byte) Span {
 	x := r.now
+	r.now = exchange{}
+	if !x.known { // nor is what came before it
+		r.channels = [len(r.channels)]channelState{}
+		x.secret = true
+	}
+	x.secret, r.owed = x.secret || r.owed, false
 	c := &r.channels[x.channel]
 	sw1 := b[len(b)-2]
 	data := Span{0, len(b) - 2}
@@ -240,8 +288,8 @@ func selected(c channelState, p1 byte, value []byte) (df, ef uint16) {
 		return mf, 0
 	}
 	for ; len(value) >= 2; value = value[2:] {
-		switch f := uint16(value[0])<<8 | uint16(value[1]); value[0] {
-		case 0x3F, 0x5F, 0x7F:
+		switch f := uint16(value[0])<<8 | uint16(value[1]); {
+		case value[0] == 0x3F, value[0] == 0x5F, value[0] == 0x7F, f == labDF:
 			c.df, c.ef = f, 0
 		default:
 			c.ef = f
@@ -286,7 +334,7 @@ func (r *Redactor) fileSecret(c channelState, ins, p1, p2 byte) bool {
 }
 
 // storeData is the data of a STORE DATA from the first data grouping with keys
-// or PINs on (identifiers 8000 to 81FF), which may go on in the next command.
+// or PINs on (identifiers 8000 to 8FFF), which may go on in the next command.
 func storeData(c *channelState, p1 byte, value []byte, data Span) Span {
 	if c.dgi > 0 {
 		c.dgi -= len(value)
@@ -300,7 +348,7 @@ func storeData(c *channelState, p1 byte, value []byte, data Span) Span {
 		if size == 0xFF && i+5 <= len(value) {
 			size, head = int(value[i+3])<<8|int(value[i+4]), 5
 		}
-		if value[i] == 0x80 || value[i] == 0x81 {
+		if value[i]&0xF0 == 0x80 {
 			c.dgi = max(0, i+head+size-len(value))
 			return Span{data.From + i + head, data.To}
 		}

@@ -178,6 +178,14 @@ func parseRules(text string) (*Rules, bool, error) {
 // rulesError makes a *RulesError of YAML's own, which names lines itself.
 func rulesError(line int, err error) error {
 	reason, _, _ := strings.Cut(strings.TrimPrefix(err.Error(), "yaml: "), "\n")
+	if types := (*yaml.TypeError)(nil); errors.As(err, &types) && len(types.Errors) > 0 {
+		reason, _, _ = strings.Cut(types.Errors[0], " in type ") // which is one of ours
+		if line > 0 {
+			if _, rest, ok := strings.Cut(reason, ": "); ok && strings.HasPrefix(reason, "line ") {
+				reason = rest
+			}
+		}
+	}
 	if errors.Is(err, io.EOF) {
 		reason = "empty"
 	}

@@ -143,6 +143,10 @@ func TestRulesThatAreNone(t *testing.T) {
 	}
 	_, err := ParseRules(iotest.ErrReader(io.ErrUnexpectedEOF))
 	assert.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	_, err = ParseRules(strings.NewReader("version: 1\nmore: 1"))
+	assert.EqualError(t, err, "trace rules: line 2: field more not found")
+	_, err = ParseRules(strings.NewReader(one + "name: [x]\n  match: 00"))
+	assert.EqualError(t, err, "trace rules: line 3: cannot unmarshal !!seq into string")
 }
 
 func FuzzParseRules(f *testing.F) {

@@ -88,7 +88,7 @@ func (t *Text) Entry(e Explained) error {
 	if e.At > 0 {
 		t.line = append(t.line, "  +"...)
 		t.line = strconv.AppendFloat(t.line, e.At.Seconds(), 'f', 6, 64)
-		t.line = append(t.line, 's')
+		t.line = append(t.line, "s "...)
 	}
 	for len(t.line)-at < margin-8 {
 		t.line = append(t.line, ' ')

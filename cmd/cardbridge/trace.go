@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -51,11 +53,11 @@ type warning struct {
 // openTrace opens a trace in the format of that name, or in the one that it is
 // recognised to have.
 func openTrace(cmd *cobra.Command, name string, format interchange.Format) (*traceInput, error) {
-	in := &traceInput{name: name, file: io.NopCloser(cmd.InOrStdin()), err: cmd.ErrOrStderr(), Format: format}
+	in := &traceInput{name: printable(name), file: io.NopCloser(cmd.InOrStdin()), err: cmd.ErrOrStderr(), Format: format}
 	if name != stdStream {
 		f, err := os.Open(name)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("open %s: %w", in.name, reasonOf(err))
 		}
 		in.file = f
 	}
@@ -67,9 +69,27 @@ func openTrace(cmd *cobra.Command, name string, format interchange.Format) (*tra
 	}
 	if err != nil {
 		in.file.Close()
-		return nil, fmt.Errorf("%s: %w", name, err)
+		return nil, fmt.Errorf("%s: %w", in.name, err)
 	}
 	return in, nil
+}
+
+// printable is a file's name without what would tell a terminal what to do.
+func printable(name string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, name)
+}
+
+// reasonOf is why a file cannot be opened, without its name.
+func reasonOf(err error) error {
+	if path := (*os.PathError)(nil); errors.As(err, &path) {
+		return path.Err
+	}
+	return err
 }
 
 func (in *traceInput) warn(w interchange.Warning) {
@@ -87,6 +107,19 @@ func (in *traceInput) Close() error {
 		fmt.Fprintf(in.err, "%s: %d more warnings\n", in.name, in.more)
 	}
 	return in.file.Close()
+}
+
+// differentFiles fails where out, which will be written, is the file in, which is
+// still to be read.
+func differentFiles(in, out string) error {
+	a, err := os.Stat(in)
+	if err != nil || in == stdStream {
+		return nil // whoever opens it tells
+	}
+	if b, err := os.Stat(out); err == nil && a.Mode().IsRegular() && os.SameFile(a, b) {
+		return fmt.Errorf("%s would be written over while it is read", in)
+	}
+	return nil
 }
 
 // rulesOf reads --rules; nil, the built-in ones, where it is not given.
@@ -210,6 +243,9 @@ const (
 
 // finish tells what it came to, and gives the program's exit status.
 func (ds *differences) finish(sum trace.Summary, recorded string) error {
+	if sum.Same+sum.May+sum.Different+sum.Missing+sum.Extra == 0 {
+		return fmt.Errorf("nothing was compared: no exchange, and %d skipped", sum.Skipped)
+	}
 	res := comparedJSON{Outcome: outcomeSame, Summary: sum, Differences: ds.list, More: ds.more, Recorded: recorded}
 	colour := green
 	if !sum.Equal() {

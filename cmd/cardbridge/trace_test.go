@@ -126,6 +126,75 @@ func TestTraceConvert(t *testing.T) {
 	assert.Empty(t, left)
 }
 
+// TestTraceConvertDestinations: what is there and no file of its own is not
+// replaced by one.
+func TestTraceConvertDestinations(t *testing.T) {
+	in := traceOf(t, readEID...)
+	dir := t.TempDir()
+	behind, link := filepath.Join(dir, "behind.trace"), filepath.Join(dir, "link.trace")
+	require.NoError(t, os.WriteFile(behind, nil, 0o600))
+	require.NoError(t, os.Symlink(behind, link))
+	for _, args := range [][]string{{"convert", in, link}, {"replay", "--emulator", emulatorImage, in, "--record", link}} {
+		require.NoError(t, os.Truncate(behind, 0))
+		_, stderr, status := cli(t, append([]string{"trace"}, args...)...)
+		require.Zero(t, status, stderr)
+		info, err := os.Lstat(link)
+		require.NoError(t, err)
+		assert.Equal(t, os.ModeSymlink, info.Mode().Type(), "%v", args)
+		b, err := os.ReadFile(behind)
+		require.NoError(t, err)
+		assert.Contains(t, string(b), readEID[2])
+	}
+
+	to, special, err := destination(os.DevNull)
+	require.NoError(t, err)
+	assert.Equal(t, os.DevNull, to)
+	assert.True(t, special, "a device is written into")
+
+	for name, c := range map[string]struct {
+		args []string
+		want string
+	}{
+		"a folder":              {[]string{"convert", in, dir}, "is a folder"},
+		"an unwritable format":  {[]string{"convert", in, filepath.Join(dir, "x.pcap")}, "pcap is read, not written"},
+		"a page over a trace":   {[]string{"show", "--html", in, in}, "written over while it is read"},
+		"a trace over a script": {[]string{"record", "--reader", "none", "--script", in, in}, "written over while it is read"},
+	} {
+		_, stderr, status := cli(t, append([]string{"trace"}, c.args...)...)
+		assert.Equal(t, exitError, status, name)
+		assert.Contains(t, stderr, c.want, name)
+	}
+	upper := filepath.Join(dir, "X.JSONL")
+	res, status := object(t, "trace", "convert", in, upper)
+	require.Zero(t, status)
+	assert.Equal(t, "jsonl", res["to"])
+}
+
+// TestTraceConvertsNothing: a file of which no line was understood is no trace
+// without entries.
+func TestTraceConvertsNothing(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "x.trace")
+	_, stderr, status := cli(t, "trace", "convert", "--from", "jsonl", traceOf(t, readEID...), out)
+	assert.Equal(t, exitError, status)
+	assert.Contains(t, stderr, "nothing of it was understood as jsonl")
+	assert.NoFileExists(t, out)
+
+	_, stderr, status = cli(t, "trace", "record", "--reader", "none", out, "--", "0020000104 3132333Z")
+	assert.Equal(t, exitError, status)
+	assert.Contains(t, stderr, "APDU 1")
+	assert.NotContains(t, stderr, "3132")
+}
+
+// TestTraceNothingCompared: what has nothing to compare is not the same.
+func TestTraceNothingCompared(t *testing.T) {
+	empty, redacted := traceOf(t), traceOf(t, "> 0020000104********", "< 9000")
+	for _, args := range [][]string{{"diff", empty, empty}, {"replay", "--emulator", emulatorImage, redacted}} {
+		_, stderr, status := cli(t, append([]string{"trace"}, args...)...)
+		assert.Equal(t, exitError, status)
+		assert.Contains(t, stderr, "nothing was compared")
+	}
+}
+
 func TestTraceReplayOnTheEmulator(t *testing.T) {
 	good := traceOf(t, append([]string{"! connected 3B8580B1FE451FC780738021DF5A"}, readEID...)...)
 	out, status := object(t, "trace", "replay", "--emulator", emulatorImage, good)

@@ -79,6 +79,9 @@ func (c *converting) run(cmd *cobra.Command, from, to string) (err error) {
 		out := &redacting{Sink: sink, clear: c.unredacted}
 		err = trace.Copy(out, in)
 		sessions, entries = out.sessions, out.entries
+		if err == nil && entries == 0 && len(in.warnings) > 0 {
+			err = fmt.Errorf("%s: nothing of it was understood as %s", in.name, in.Format)
+		}
 		return errors.Join(err, sink.Close(), buffered.Flush())
 	}
 	if to == stdStream {
@@ -101,7 +104,7 @@ func (c *converting) run(cmd *cobra.Command, from, to string) (err error) {
 			More     int                `json:"more_warnings,omitempty"`
 		}{"done", in.Format, format, sessions, entries, !c.unredacted, in.warnings, in.more})
 	}
-	fmt.Fprintf(p.err, "%s, %s: %d sessions, %d entries to %s\n", from, in.Format, sessions, entries, format)
+	fmt.Fprintf(p.err, "%s, %s: %d sessions, %d entries to %s\n", in.name, in.Format, sessions, entries, format)
 	return nil
 }
 

@@ -19,8 +19,8 @@ func newTraceDiffCmd() *cobra.Command {
 differs and whether it may: nonces, cryptograms, MACs, counters and times may, by
 built-in rules or by those of --rules (docs/trace-rules.md).
 
-Exit status: 0 nothing differs that may not; 1 something does, or a file cannot
-be read.`,
+Exit status: 0 nothing differs that may not; 1 something does, there is nothing
+to compare, or a file cannot be read.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			told.p = newPrinter(cmd)

@@ -34,6 +34,9 @@ else, and FILE has what passed until then.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			p := newPrinter(cmd)
+			if err := differentFiles(script, args[0]); err != nil {
+				return err
+			}
 			src, err := commandsOf(cmd, args[1:], script)
 			if err != nil {
 				return err
@@ -101,7 +104,7 @@ func commandsOf(cmd *cobra.Command, args []string, script string) (commands, err
 func parseAPDU(s string) ([]byte, error) {
 	b, err := hex.DecodeString(strings.NewReplacer(" ", "", ":", "").Replace(s))
 	if err != nil {
-		return nil, fmt.Errorf("%.40q: %w", s, err)
+		return nil, err // without the text, which may have a PIN
 	}
 	if len(b) < 4 {
 		return nil, fmt.Errorf("%d bytes, a command has 4 or more", len(b))

@@ -37,10 +37,10 @@ not sent. A session in which both sides drew random bytes does not go through a
 second time: the card draws others.
 
 --record FILE writes what passes now, differences and all, as a new golden file;
-it may be the same file.
+it may be the same file. Commands that are not sent are not in it.
 
 Exit status: 0 nothing differs that may not, or it was recorded; 1 something
-does, or the replay failed.`,
+does, nothing could be compared, or the replay failed.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.told.p = newPrinter(cmd)

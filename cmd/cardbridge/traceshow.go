@@ -53,6 +53,11 @@ Exit status: 0 shown, maybe with warnings; 1 anything else.`,
 
 func (s *showing) run(cmd *cobra.Command, files []string) error {
 	p := newPrinter(cmd)
+	for _, name := range files {
+		if err := differentFiles(name, s.html); err != nil {
+			return err
+		}
+	}
 	keys, err := s.load()
 	if err != nil {
 		return err
@@ -115,9 +120,9 @@ func (s *showing) file(cmd *cobra.Command, name string, named bool, keys *explai
 	if named {
 		src.name = name
 	}
-	warn := func(err error) { fmt.Fprintf(cmd.ErrOrStderr(), "%s: %v\n", name, err) }
+	warn := func(err error) { fmt.Fprintf(cmd.ErrOrStderr(), "%s: %v\n", in.name, err) }
 	if err := explain.Show(src, keys, warn, to...); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("%s: %w", in.name, err)
 	}
 	return nil
 }

@@ -73,6 +73,10 @@ type capture struct {
 	err    error
 	zero   time.Time
 	seen   bool // an ATR
+
+	// Of a section that was redacted, it finds what is zeros for that: a
+	// replay must not send them.
+	redactor trace.Redactor
 }
 
 func newCapture(r io.Reader, w *warner) *capture {
@@ -119,6 +123,7 @@ func (c *capture) NextSession() (trace.Header, error) {
 	}
 	c.out.header, c.zero, c.seen, c.out.begun = c.held.header, c.held.header.Date, false, false
 	c.out.entries, c.held = c.out.entries[:0], nil
+	c.redactor = trace.Redactor{}
 	c.pump()
 	return c.out.header, nil
 }
@@ -138,6 +143,9 @@ func (c *capture) Next() (trace.Entry, error) {
 	}
 	e := c.out.entries[0]
 	c.out.entries = c.out.entries[:copy(c.out.entries, c.out.entries[1:])]
+	if c.out.header.Redacted {
+		e = c.redactor.Redact(e)
+	}
 	return e, nil
 }
 

@@ -40,15 +40,16 @@ func Detect(head []byte) (Format, bool) {
 	text := lines.New(newUTF8(bytes.NewReader(head)), maxLine)
 	hits := make([]int, len(textFormats))
 	json, commands := 0, 0
-	for n := 0; ; n++ {
+	for first := true; ; {
 		line, err := text.Next()
 		if err == io.EOF {
 			break
 		}
 		line = plain(line)
-		if n == 0 && bytes.HasPrefix(line, []byte("# cardbridge trace ")) {
+		if first && bytes.HasPrefix(line, []byte("# cardbridge trace ")) {
 			return Trace, true
 		}
+		first = first && len(line) == 0
 		if isJSONLine(line) {
 			json++
 		}

@@ -702,3 +702,56 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+// TestNotTheFirstLine: what begins like our format is not taken for another's.
+func TestNotTheFirstLine(t *testing.T) {
+	for text, want := range map[string]string{
+		"\n# cardbridge trace 2\n> 00A40000\n< 9000\n": "which is the first line",
+		"# cardbridge trace 3\n> 00A40000\n< 9000\n":   `version "3" of the format is not known`,
+	} {
+		src, format, err := Open(strings.NewReader(text), nil)
+		require.NoError(t, err)
+		assert.Equal(t, Trace, format)
+		_, err = src.NextSession()
+		assert.ErrorContains(t, err, want)
+	}
+}
+
+// TestTooLongForAPacket: bytes that are no command do not end the writing.
+func TestTooLongForAPacket(t *testing.T) {
+	var out bytes.Buffer
+	sink, err := NewSink(PCAPNG, &out)
+	require.NoError(t, err)
+	require.NoError(t, sink.Begin(trace.Header{}))
+	for _, n := range []int{60000, 2} {
+		require.NoError(t, sink.Write(trace.Entry{Kind: trace.Command, Data: append([]byte{0, 0xA4, 0, 4}, make([]byte, n)...)}))
+		require.NoError(t, sink.Write(trace.Entry{Kind: trace.Response, Data: append(make([]byte, n), 0x90, 0)}))
+	}
+	src, _, err := Open(&out, nil)
+	require.NoError(t, err)
+	_, err = src.NextSession()
+	require.NoError(t, err)
+	e, err := src.Next()
+	require.NoError(t, err)
+	assert.Less(t, len(e.Data), 60000, "what follows is written")
+}
+
+// TestRedactedCapture: zeros that stand for a PIN are none when they are read
+// back.
+func TestRedactedCapture(t *testing.T) {
+	for _, redacted := range []bool{true, false} {
+		var out bytes.Buffer
+		sink, err := NewSink(PCAPNG, &out)
+		require.NoError(t, err)
+		require.NoError(t, sink.Begin(trace.Header{Redacted: redacted}))
+		require.NoError(t, sink.Write(trace.Entry{Kind: trace.Command, Data: []byte{0, 0x20, 0, 1, 2, 0, 0}, Mask: []trace.Span{{From: 5, To: 7}}}))
+		require.NoError(t, sink.Write(trace.Entry{Kind: trace.Response, Data: []byte{0x90, 0}}))
+		src, _, err := Open(&out, nil)
+		require.NoError(t, err)
+		_, err = src.NextSession()
+		require.NoError(t, err)
+		e, err := src.Next()
+		require.NoError(t, err)
+		assert.Equal(t, redacted, e.Masked(5))
+	}
+}
