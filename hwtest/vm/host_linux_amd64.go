@@ -293,7 +293,7 @@ func (c Config) files(kernelDir string) (archive, error) {
 			return nil, err
 		}
 	}
-	todo := start{Args: arguments(os.Args), Env: c.environ(), Dir: wd}
+	job := start{Args: arguments(os.Args), Env: c.environ(), Dir: wd}
 	order, err := loadOrder(filepath.Join(kernelDir, modulesName), modules)
 	if err != nil {
 		return nil, err
@@ -301,9 +301,9 @@ func (c Config) files(kernelDir string) (archive, error) {
 	for _, m := range order {
 		name := filepath.Join(moduleDir, filepath.Base(m))
 		a.copy(name, m, 0o644)
-		todo.Modules = append(todo.Modules, name)
+		job.Modules = append(job.Modules, name)
 	}
-	b, err := json.Marshal(todo)
+	b, err := json.Marshal(job)
 	if err != nil {
 		return nil, err
 	}
@@ -326,7 +326,7 @@ func (a archive) pcscd() error {
 		return err
 	}
 	// Loaded by name: at the end of a thread, and by newer libpcsclite.
-	if err := a.library("libgcc_s.so.1", hostLibs); err != nil {
+	if err := a.addLibrary("libgcc_s.so.1", hostLibs); err != nil {
 		return err
 	}
 	if real := filepath.Join(guestLibs, "libpcsclite_real.so.1"); exists(real) {

@@ -116,7 +116,7 @@ func TestLibraries(t *testing.T) {
 	require.NoError(t, a.program("/usr/bin/sh", "/bin/sh"))
 	assert.Contains(t, a, "/usr/lib/x86_64-linux-gnu/libc.so.6")
 	assert.Contains(t, a, "/usr/lib64/ld-linux-x86-64.so.2")
-	assert.ErrorContains(t, a.library("libnothing.so.1", hostLibs), "install the package that has it")
+	assert.ErrorContains(t, a.addLibrary("libnothing.so.1", hostLibs), "install the package that has it")
 	text := filepath.Join(t.TempDir(), "text")
 	require.NoError(t, os.WriteFile(text, []byte("text"), 0o644))
 	assert.NoError(t, a.linked(text))

@@ -80,14 +80,14 @@ func serve(line *os.File) (status int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	var todo start
-	if err := json.Unmarshal(b, &todo); err != nil {
+	var job start
+	if err := json.Unmarshal(b, &job); err != nil {
 		return 1, fmt.Errorf("%s: %w", startFile, err)
 	}
 	if err := startUdevd(); err != nil {
 		return 1, err
 	}
-	for _, m := range todo.Modules {
+	for _, m := range job.Modules {
 		if err := loadModule(m); err != nil {
 			return 1, fmt.Errorf("module %s: %w", m, err)
 		}
@@ -95,7 +95,7 @@ func serve(line *os.File) (status int, err error) {
 	if err := loopbackUp(); err != nil {
 		return 1, fmt.Errorf("loopback: %w", err)
 	}
-	return todo.run(line)
+	return job.run(line)
 }
 
 func loadModule(name string) error {
@@ -143,7 +143,7 @@ func loopbackUp() error {
 
 // run runs the program, and reaps whatever it leaves behind, until it has ended
 // and all that it wrote has gone to the host.
-func (todo start) run(line *os.File) (status int, err error) {
+func (job start) run(line *os.File) (status int, err error) {
 	var mu sync.Mutex
 	var copies sync.WaitGroup
 	null, err := os.Open(os.DevNull)
@@ -159,7 +159,7 @@ func (todo start) run(line *os.File) (status int, err error) {
 		files = append(files, w)
 		copies.Go(func() { _, _ = io.Copy(&frameWriter{mu: &mu, line: line, kind: kind}, r) })
 	}
-	program, err := os.StartProcess(initFile, todo.Args, &os.ProcAttr{Env: todo.Env, Dir: todo.Dir, Files: files})
+	program, err := os.StartProcess(initFile, job.Args, &os.ProcAttr{Env: job.Env, Dir: job.Dir, Files: files})
 	if err != nil {
 		return 1, fmt.Errorf("start the program: %w", err)
 	}

@@ -58,7 +58,7 @@ func (a archive) linked(from string) error {
 		dirs = append(dirs, filepath.SplitList(strings.ReplaceAll(p, "$ORIGIN", filepath.Dir(from)))...)
 	}
 	for _, lib := range needed {
-		if err := a.library(lib, append(dirs, hostLibs...)); err != nil {
+		if err := a.addLibrary(lib, append(dirs, hostLibs...)); err != nil {
 			return fmt.Errorf("%s: %w", from, err)
 		}
 	}
@@ -81,8 +81,8 @@ func isELF(name string) (bool, error) {
 	return string(magic[:]) == elf.ELFMAG, nil
 }
 
-// library adds a library by its name, once.
-func (a archive) library(name string, dirs []string) error {
+// addLibrary adds a library by its name, once.
+func (a archive) addLibrary(name string, dirs []string) error {
 	at := filepath.Join(guestLibs, name)
 	if _, ok := a[at]; ok {
 		return nil
