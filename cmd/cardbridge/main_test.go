@@ -51,7 +51,7 @@ func cli(t testing.TB, args ...string) (stdout, stderr string, status int) {
 func program(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "/proc/self/exe", args...)
 	cmd.Args[0] = "cardbridge"
-	cmd.Env = append(os.Environ(), asProgram+"=1")
+	cmd.Env = append(os.Environ(), asProgram+"=1", "GORACE=atexit_sleep_ms=0") // a second at each end otherwise
 	return cmd
 }
 
