@@ -123,18 +123,18 @@ func worldName(world string) string {
 }
 
 type readerJSON struct {
-	Name      string    `json:"name"`
-	ID        string    `json:"id,omitempty"`
-	Worlds    []string  `json:"worlds,omitempty"`
-	USBName   string    `json:"usb_name,omitempty"`
-	Card      bool      `json:"card"`
-	ATR       string    `json:"atr,omitempty"`
-	Mute      bool      `json:"mute,omitempty"`
-	InUse     bool      `json:"in_use,omitempty"`
-	Exclusive bool      `json:"exclusive,omitempty"`
-	Problem   string    `json:"problem,omitempty"`
-	Do        string    `json:"do,omitempty"`
-	Holders   []process `json:"holders,omitempty"`
+	Name      string        `json:"name"`
+	ID        string        `json:"id,omitempty"`
+	Worlds    []string      `json:"worlds,omitempty"`
+	USBName   string        `json:"usb_name,omitempty"`
+	Card      bool          `json:"card"`
+	ATR       string        `json:"atr,omitempty"`
+	Mute      bool          `json:"mute,omitempty"`
+	InUse     bool          `json:"in_use,omitempty"`
+	Exclusive bool          `json:"exclusive,omitempty"`
+	Problem   string        `json:"problem,omitempty"`
+	Do        string        `json:"do,omitempty"`
+	Holders   []ccid.Holder `json:"holders,omitempty"`
 }
 
 func (s *slotView) json() readerJSON {

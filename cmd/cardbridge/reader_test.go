@@ -274,6 +274,6 @@ func TestPCSCClients(t *testing.T) {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "comm"), []byte(of.name), 0o644))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, "maps"), []byte(of.maps), 0o644))
 	}
-	assert.Equal(t, []process{{4000009, "pcsc_scan"}, {4000017, "scdaemon"}}, pcscClients(proc))
+	assert.Equal(t, []ccid.Holder{{PID: 4000009, Name: "pcsc_scan"}, {PID: 4000017, Name: "scdaemon"}}, pcscClients(proc))
 	assert.Empty(t, pcscClients(filepath.Join(proc, "none")))
 }

@@ -22,13 +22,13 @@ const (
 // slotView is one slot as both worlds have it; they are one by identity.
 type slotView struct {
 	reader.Reader
-	Worlds  []string   // where it is seen
-	USBName string     // its name there, where it is seen on USB
-	Problem string     // what is wrong with it; "" for nothing
-	Do      string     // and what to do about it
-	Holders []process  // programs that may hold it, as far as that can be told
-	device  *ccid.Info // nil where it is not seen on USB
-	slot    int        // its number on device
+	Worlds  []string      // where it is seen
+	USBName string        // its name there, where it is seen on USB
+	Problem string        // what is wrong with it; "" for nothing
+	Do      string        // and what to do about it
+	Holders []ccid.Holder // programs that may hold it, as far as that can be told
+	device  *ccid.Info    // nil where it is not seen on USB
+	slot    int           // its number on device
 }
 
 // view is all the readers, and what keeps a world from being seen.
@@ -99,9 +99,7 @@ func (s *slotView) diagnose(pcscErr error) {
 		s.Problem, s.Do = s.device.Err.Error(), whatToDo(s.device.Err)
 		var busy *ccid.BusyError
 		if errors.As(s.device.Err, &busy) {
-			for _, h := range busy.Holders {
-				s.Holders = append(s.Holders, process{h.PID, h.Name})
-			}
+			s.Holders = busy.Holders
 		}
 	}
 }
@@ -124,7 +122,7 @@ func whatToDo(err error) string {
 	return ""
 }
 
-func candidates(holders []process) string {
+func candidates(holders []ccid.Holder) string {
 	if len(holders) == 0 {
 		return ""
 	}

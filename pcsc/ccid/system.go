@@ -64,11 +64,13 @@ func readBounded(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxDescriptors))
 }
 
-// Holder is a program that has a USB device open.
+// Holder is a program that has a reader open, or may have.
 type Holder struct {
 	PID  int    `json:"pid"`
 	Name string `json:"name"`
 }
+
+func (h Holder) String() string { return fmt.Sprintf("%s (pid %d)", h.Name, h.PID) }
 
 // BusyError says that another program, or a driver of the kernel, holds a
 // reader. It matches apdu.ErrCardBusy.
@@ -87,7 +89,7 @@ func (e *BusyError) Error() string {
 	}
 	var names []string
 	for _, h := range e.Holders {
-		names = append(names, fmt.Sprintf("%s (pid %d)", h.Name, h.PID))
+		names = append(names, h.String())
 	}
 	return "another program holds the reader: " + strings.Join(names, ", ")
 }
