@@ -137,8 +137,8 @@ func (s *Server) awaitSettled(ctx context.Context, eid id.EID) {
 	}
 }
 
-func rulesInput(op store.Operator, eid id.EID, iccid *id.ICCID, c *store.Card) rules.Input {
-	in := rules.Input{Operator: &rules.Operator{Name: op.Name, MCCMNC: op.MCCMNC}, EID: eid, ICCID: iccid}
+func rulesInput(op store.Operator, eid id.EID, iccid *id.ICCID, c *store.Card) *rules.Input {
+	in := &rules.Input{Operator: &rules.Operator{Name: op.Name, MCCMNC: op.MCCMNC}, EID: eid, ICCID: iccid}
 	if c == nil {
 		return in
 	}

@@ -36,7 +36,7 @@ type Config struct {
 	Inventory *inventory.Inventory
 	Terminal  *card.Terminal
 	Log       *slog.Logger
-	Rules     rules.Set     // rules.First
+	Rules     *rules.Set    // rules.Default
 	Workers   int           // cards that are worked on at once; 16
 	Attempt   time.Duration // the most that one attempt on a card takes; 60 s
 	Drain     time.Duration // how long attempts may go on after Run was told to end; 10 s
@@ -77,7 +77,7 @@ func New(c Config) (*Server, error) {
 		return nil, errors.New("server: store, inventory, terminal and log are needed")
 	}
 	if c.Rules == nil {
-		c.Rules = rules.First()
+		c.Rules = rules.Default()
 	}
 	if c.Workers <= 0 {
 		c.Workers = 16

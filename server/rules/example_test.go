@@ -10,7 +10,7 @@ import (
 func Example() {
 	iccid, _ := id.ParseICCID("89860000000000000018")
 	owner, _ := id.ParseMCCMNC("46011")
-	d := rules.First().Evaluate(rules.Input{
+	d := rules.Default().Evaluate(&rules.Input{
 		Operator: &rules.Operator{Name: "example", MCCMNC: owner},
 		Card:     &rules.Card{Registered: true, Profiles: []rules.Profile{{ICCID: iccid, Owner: owner, Enabled: true, DisableAllowed: false}}},
 	})

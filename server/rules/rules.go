@@ -1,19 +1,49 @@
 // Package rules is the management rules: what has to hold before a card is
-// touched (docs/protocol.md §4, step 0; POL2 of GSMA SGP.02).
+// touched (docs/protocol.md §4, step 0; POL2 of GSMA SGP.02). They are data: a
+// YAML file of named CEL expressions (docs/rules.md).
 package rules
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"sync"
+	"time"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/types"
 
 	"github.com/cardbridge/cardbridge/card/id"
 )
 
-// Input is what the rules look at: the request and the record of the moment.
+// Names of the rules of the shipped set that answers and audit trails have.
+const (
+	OperatorKnown      = "operator-known"
+	CardRegistered     = "card-registered"
+	ProfileOwned       = "profile-owned"
+	ProfileKnown       = "profile-known"
+	ProfileEnabled     = "profile-enabled"
+	DisableAllowed     = "pol2-disable-allowed"
+	ReasonRequired     = "reason-required"
+	LastWorkingProfile = "last-working-profile"
+	MinimumTimeEnabled = "minimum-time-enabled"
+	MaintenanceWindow  = "maintenance-window"
+	CriticalGroup      = "critical-group"
+)
+
+// Input is what the rules look at: the request, the record of the moment, the
+// guard's counts and the clock.
 type Input struct {
-	Operator *Operator // who asks; nil where nobody proved who they are
-	EID      id.EID
-	ICCID    *id.ICCID // nil: the enabled profile
-	Card     *Card     // nil where the EID is not registered
+	Request          *id.RequestID // nil where it has none yet
+	EID              id.EID
+	ICCID            *id.ICCID // nil: the enabled profile
+	Reason           byte      // 0: none
+	User             string    // who of the operator's asks
+	LeaveUnconnected bool      // the card may be left without a working profile
+	Operator         *Operator // who asks; nil where nobody proved who they are
+	Card             *Card     // nil where the EID is not registered
+	History          History
+	Now              time.Time // zero: now
 }
 
 // Operator is who asks.
@@ -26,8 +56,12 @@ type Operator struct {
 type Card struct {
 	// Registered says that the operator itself registered the card, and so
 	// vouches for its keys.
-	Registered bool
-	Profiles   []Profile
+	Registered   bool
+	Groups       []string
+	EventCounter uint32 // docs/protocol.md §7
+	Unsettled    bool   // the record may not be the card's state
+	RegisteredAt time.Time
+	Profiles     []Profile
 }
 
 // Profile is the record of one of its profiles.
@@ -37,6 +71,28 @@ type Profile struct {
 	Enabled        bool
 	Absent         bool // no longer on the card
 	DisableAllowed bool // POL2
+	Class          string
+	Provider       string
+	Name           string
+	PPR1, PPR2     bool // the card's policy rules
+	Fallback       bool
+	EnabledAt      time.Time // when it was first seen enabled; zero where that is not known
+}
+
+// History is what the guard counted in its current window.
+type History struct {
+	Operator Counts            // of who asks
+	Groups   map[string]Counts // of the card's groups
+}
+
+// Counts is one budget and what was used of it.
+type Counts struct {
+	Asked   int64 `json:"asked"`   // requests taken in
+	Sent    int64 `json:"sent"`    // deactivations sent to a card
+	Pending int64 `json:"pending"` // requests that wait for an approval
+	Fleet   int64 `json:"fleet"`   // cards that the budget is a share of
+	Max     int64 `json:"max"`     // what is allowed in a window
+	Ceiling int64 `json:"ceiling"` // where the breaker trips, 0: nowhere
 }
 
 // profile is the profile that the request means, nil if there is none.
@@ -53,74 +109,221 @@ func (in *Input) profile() *Profile {
 	return nil
 }
 
-// owns reports whether the operator has a profile in the card.
-func (in *Input) owns() bool {
-	for _, p := range in.Card.Profiles {
-		if p.Owner == in.Operator.MCCMNC {
-			return true
-		}
-	}
-	return false
-}
-
 // Refusal is a rule's no.
 type Refusal struct {
-	Rule        string
-	SubjectCode string // GSMA SGP.02: 8.1.1 the eUICC, 8.2.1 the profile, 8.2.3 POL2
-	ReasonCode  string
-	Text        string
+	Rule        string `json:"rule"`
+	SubjectCode string `json:"subject_code"` // GSMA SGP.02: 8.1.1 the eUICC, 8.2.1 the profile, 8.2.3 POL2
+	ReasonCode  string `json:"reason_code"`
+	Text        string `json:"text"`
 }
 
 func (r *Refusal) Error() string {
 	return fmt.Sprintf("%s (rule %s, %s/%s)", r.Text, r.Rule, r.SubjectCode, r.ReasonCode)
 }
 
-// Rule is one named condition.
-type Rule struct {
-	Name        string
-	SubjectCode string
-	ReasonCode  string
-	// Check says in words what forbids the request, "" if nothing does. The
-	// rules before it have let the request pass.
-	Check func(*Input) string
-	// Face, where set, is what whoever asks gets to read in place of this
-	// rule's refusal, so that it tells them nothing of others' profiles.
-	Face func(*Input) *Refusal
-}
+// Outcome is what a rule said.
+type Outcome string
 
-// Set is rules in the order in which they are held against a request.
-type Set []Rule
+const (
+	Holds         Outcome = "holds"
+	Refuses       Outcome = "refuses"
+	NeedsApproval Outcome = "needs approval"
+	DoesNotApply  Outcome = "does not apply"
+	Failed        Outcome = "error" // it could not be evaluated, and so refuses
+)
+
+// Result is what one rule said of a request, for the audit trail.
+type Result struct {
+	Rule    string  `json:"rule"`
+	Outcome Outcome `json:"outcome"`
+	Text    string  `json:"text,omitempty"` // why, where it does not hold
+}
 
 // Decision is what a set says of a request.
 type Decision struct {
-	ICCID   *id.ICCID // the profile meant, nil if there is none
-	Ran     []string  // the rules that were asked, in order
-	Refusal *Refusal  // nil: go on
+	// ICCID is of the profile meant, nil if there is none, or where the request
+	// is refused, named none and the enabled profile is not theirs to know.
+	ICCID   *id.ICCID
+	Ran     []Result // the rules that were asked, in order
+	Refusal *Refusal // nil: go on
 	// Face is what whoever asks may read of the refusal.
 	Face *Refusal
+	// Approval is of the first rule that wants a second user's approval, where
+	// none refuses.
+	Approval *Refusal
+}
+
+// Bounds of an evaluation.
+const (
+	// MaxCost bounds one expression, in CEL's units: what could exceed it within
+	// the bounds below is not loaded, what does is stopped and refuses.
+	MaxCost = 20_000
+	// What a card is taken to have at most when an expression's cost is
+	// estimated.
+	maxProfiles = 64
+	maxGroups   = 64
+	maxString   = 256 // characters
+)
+
+// cannotSay is what an operator reads where a rule failed.
+const cannotSay = "the rule could not be evaluated"
+
+// Set is rules in the order in which they are held against a request, and the
+// guard's budgets. It does not change and is safe for concurrent use.
+type Set struct {
+	rules   []rule
+	guard   guard
+	windows windows // of within, by their text
+	digest  [sha256.Size]byte
+}
+
+type rule struct {
+	wording
+	name          string
+	subject       string
+	reason        string
+	when, require cel.Program // when is nil where the rule always applies
+	approve       bool
+	cases         []wordingCase
+}
+
+// wording is what is read where a rule does not hold.
+type wording struct {
+	text, audit string
+	shownAs     *rule // who asks reads that one's
+}
+
+// wordingCase is another wording, for the requests for which when holds.
+type wordingCase struct {
+	wording
+	when cel.Program
+}
+
+// Current is the set itself: a File has one too.
+func (s *Set) Current() *Set { return s }
+
+// Digest tells a set from others: the SHA-256 of its file.
+func (s *Set) Digest() string { return hex.EncodeToString(s.digest[:]) }
+
+// Rules are the names of the rules in their order.
+func (s *Set) Rules() []string {
+	names := make([]string, len(s.rules))
+	for i := range s.rules {
+		names[i] = s.rules[i].name
+	}
+	return names
 }
 
 // Evaluate holds the rules against a request; the first that refuses ends it.
-func (s Set) Evaluate(in Input) Decision {
-	d := Decision{ICCID: in.ICCID}
-	if p := in.profile(); p != nil {
-		d.ICCID = &p.ICCID
+// A rule that cannot be evaluated refuses. in must not change meanwhile.
+func (s *Set) Evaluate(in *Input) Decision {
+	a := activations.Get().(*activation)
+	defer activations.Put(a)
+	a.reset(in)
+	d := Decision{ICCID: in.ICCID, Ran: make([]Result, 0, len(s.rules))}
+	if a.profile != nil {
+		d.ICCID = &a.profile.ICCID
 	}
-	for _, r := range s {
-		d.Ran = append(d.Ran, r.Name)
-		text := r.Check(&in)
-		if text == "" {
-			continue
+	for i := range s.rules {
+		r := &s.rules[i]
+		res, face := r.ask(a)
+		d.Ran = append(d.Ran, res)
+		switch res.Outcome {
+		case NeedsApproval:
+			if d.Approval == nil {
+				d.Approval = face
+			}
+		case Refuses, Failed:
+			d.Refusal = &Refusal{Rule: r.name, SubjectCode: r.subject, ReasonCode: r.reason, Text: res.Text}
+			d.Face, d.Approval = face, nil
+			if in.ICCID == nil && !a.owned() {
+				d.ICCID = nil
+			}
+			return d
 		}
-		d.Refusal = &Refusal{Rule: r.Name, SubjectCode: r.SubjectCode, ReasonCode: r.ReasonCode, Text: text}
-		d.Face = d.Refusal
-		if r.Face != nil {
-			d.Face = r.Face(&in)
-		}
-		if in.ICCID == nil && d.Face != d.Refusal {
-			d.ICCID = nil // the enabled profile is not theirs to know
-		}
-		break
 	}
 	return d
 }
+
+// ask holds one rule against a request. face is what whoever asks may read
+// where it does not hold.
+func (r *rule) ask(a *activation) (res Result, face *Refusal) {
+	res = Result{Rule: r.name, Outcome: Holds}
+	if r.when != nil {
+		applies, err := eval(r.when, a)
+		if err != nil {
+			return r.failed("when", err)
+		}
+		if !applies {
+			res.Outcome = DoesNotApply
+			return res, nil
+		}
+	}
+	holds, err := eval(r.require, a)
+	if err != nil {
+		return r.failed("require", err)
+	}
+	if holds {
+		return res, nil
+	}
+	w, err := r.words(a)
+	if err != nil {
+		return r.failed("cases", err)
+	}
+	shown, text := r, w.text
+	if w.shownAs != nil {
+		shown = w.shownAs
+		words, err := shown.words(a)
+		if err != nil {
+			return r.failed("shown_as", err)
+		}
+		text = words.text
+	}
+	res.Outcome, res.Text = Refuses, w.audit
+	if r.approve {
+		res.Outcome = NeedsApproval
+	}
+	return res, shown.refusal(text)
+}
+
+func (r *rule) refusal(text string) *Refusal {
+	return &Refusal{Rule: r.name, SubjectCode: r.subject, ReasonCode: r.reason, Text: text}
+}
+
+// failed is of a rule that could not be evaluated. Where it is shown as another
+// it is so too: that it failed is an answer of its own.
+func (r *rule) failed(what string, err error) (Result, *Refusal) {
+	res := Result{Rule: r.name, Outcome: Failed, Text: what + ": " + err.Error()}
+	if r.shownAs != nil {
+		return res, r.shownAs.refusal(r.shownAs.text)
+	}
+	return res, r.refusal(cannotSay)
+}
+
+// words is the wording of the first case that fits, else the rule's own.
+func (r *rule) words(a *activation) (*wording, error) {
+	for i := range r.cases {
+		fits, err := eval(r.cases[i].when, a)
+		if err != nil {
+			return nil, err
+		}
+		if fits {
+			return &r.cases[i].wording, nil
+		}
+	}
+	return &r.wording, nil
+}
+
+func eval(p cel.Program, a *activation) (bool, error) {
+	v, _, err := p.Eval(a)
+	if err != nil {
+		return false, err
+	}
+	b, ok := v.(types.Bool)
+	if !ok {
+		return false, fmt.Errorf("%s where a bool is wanted", v.Type().TypeName())
+	}
+	return bool(b), nil
+}
+
+var activations = sync.Pool{New: func() any { return new(activation) }}

@@ -21,7 +21,7 @@ func plmn(t testing.TB, s string) id.MCCMNC {
 	return m
 }
 
-func TestFirst(t *testing.T) {
+func TestDefault(t *testing.T) {
 	mine, other, foreign, gone := iccid(t, "89860000000000000018"), iccid(t, "89860000000000000026"), iccid(t, "89860000000000000034"), iccid(t, "89860000000000000042")
 	nobodys := iccid(t, "89860000000000000059")
 	a, b, c := plmn(t, "46011"), plmn(t, "26201"), plmn(t, "00101")
@@ -71,17 +71,17 @@ func TestFirst(t *testing.T) {
 		{"POL2, the enabled one", Input{Operator: op(a), Card: card(pol2)}, DisableAllowed, "8.2.3/3.8", DisableAllowed, &mine},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			d := First().Evaluate(tt.in)
+			d := Default().Evaluate(&tt.in)
 			assert.Equal(t, tt.iccid, d.ICCID)
 			if tt.rule == "" {
 				assert.Nil(t, d.Refusal)
 				assert.Nil(t, d.Face)
-				assert.Len(t, d.Ran, len(First()))
+				assert.Len(t, d.Ran, len(Default().Rules()))
 				return
 			}
 			require.NotNil(t, d.Refusal)
 			assert.Equal(t, tt.rule, d.Refusal.Rule)
-			assert.Equal(t, tt.rule, d.Ran[len(d.Ran)-1])
+			assert.Equal(t, tt.rule, d.Ran[len(d.Ran)-1].Rule)
 			assert.Equal(t, tt.face, d.Face.Rule)
 			assert.Equal(t, tt.code, d.Face.SubjectCode+"/"+d.Face.ReasonCode)
 			assert.NotEmpty(t, d.Face.Text)
@@ -94,7 +94,7 @@ func TestFaceIsNoOracle(t *testing.T) {
 	mine, foreign, nobodys := iccid(t, "89860000000000000018"), iccid(t, "89860000000000000034"), iccid(t, "89860000000000000059")
 	a, b := plmn(t, "46011"), plmn(t, "26201")
 	card := &Card{Profiles: []Profile{{ICCID: mine, Owner: a}, {ICCID: foreign, Owner: b, Enabled: true}}}
-	read := func(in Input) any { return First().Evaluate(in).Face }
+	read := func(in Input) any { return Default().Evaluate(&in).Face }
 
 	opA, opC := &Operator{MCCMNC: a}, &Operator{MCCMNC: plmn(t, "00101")}
 	assert.Equal(t, read(Input{Operator: opA, Card: card, ICCID: &nobodys}), read(Input{Operator: opA, Card: card, ICCID: &foreign}))
