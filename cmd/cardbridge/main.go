@@ -115,7 +115,7 @@ checks its management rules, server and card prove themselves to each other,
 and only then does the card disable its profile and sign what it did.
 
 The bench's side needs no server:  cardbridge reader list, card …, apdu, trace …, keys
-The server:                        cardbridge serve, operator add, audit
+The server:                        cardbridge serve, operator add, rules, audit
 The operator's side:               cardbridge deactivate, card register, card policy
 
 Exit status: 0 done, 2 refused by a management rule, 3 refused by the card
@@ -123,6 +123,6 @@ Exit status: 0 done, 2 refused by a management rule, 3 refused by the card
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newReaderCmd(), newCardCmd(), newAPDUCmd(), newTraceCmd(), newKeysCmd(), newServeCmd(), newOperatorCmd(), newAuditCmd(), newDeactivateCmd())
+	root.AddCommand(newReaderCmd(), newCardCmd(), newAPDUCmd(), newTraceCmd(), newKeysCmd(), newServeCmd(), newOperatorCmd(), newAuditCmd(), newRulesCmd(), newDeactivateCmd())
 	return root
 }

@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"cel.dev/cel-go/cel"
-	"cel.dev/cel-go/common"
-	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/cost"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
@@ -133,18 +131,10 @@ var objects = map[*types.Type]map[string]field{
 		}),
 	},
 	profileType: {
-		"known":  boolean(func(p *profileObject) bool { return (*Profile)(p) != &noProfile }),
-		"iccid":  text(func(p *profileObject) string { return p.iccid() }),
-		"mccmnc": text(func(p *profileObject) string { return p.owner() }),
-		"state": of(types.StringType, func(p *profileObject) ref.Val {
-			switch {
-			case p.Absent:
-				return absent
-			case p.Enabled:
-				return enabled
-			}
-			return disabled
-		}),
+		"known":           boolean(func(p *profileObject) bool { return (*Profile)(p) != &noProfile }),
+		"iccid":           text(func(p *profileObject) string { return p.iccid() }),
+		"mccmnc":          text(func(p *profileObject) string { return p.owner() }),
+		"state":           of(types.StringType, func(p *profileObject) ref.Val { return p.state() }),
 		"class":           text(func(p *profileObject) string { return p.Class }),
 		"provider":        text(func(p *profileObject) string { return p.Provider }),
 		"name":            text(func(p *profileObject) string { return p.Name }),
@@ -174,13 +164,6 @@ var objects = map[*types.Type]map[string]field{
 	},
 }
 
-// The states of a profile, docs/protocol.md §7.
-var (
-	enabled  ref.Val = types.String("enabled")
-	disabled ref.Val = types.String("disabled")
-	absent   ref.Val = types.String("absent")
-)
-
 func (in *cardObject) record() *Card {
 	if in.Card == nil {
 		return &Card{}
@@ -200,6 +183,17 @@ func (p *profileObject) owner() string {
 		return ""
 	}
 	return digits(p.Owner)
+}
+
+// state is as in a card image (docs/protocol.md §9), or absent.
+func (p *profileObject) state() types.String {
+	switch {
+	case p.Absent:
+		return "absent"
+	case p.Enabled:
+		return "enabled"
+	}
+	return "disabled"
 }
 
 // digits is m.String in a fraction of the time.
@@ -312,11 +306,15 @@ func (p *provider) FindStructFieldType(name, field string) (*types.FieldType, bo
 	}, true
 }
 
+// changing are the variables that differ from request to request.
+var changing = []string{"request", "operator", "card", "profile", "history", "now"}
+
 // activation gives an evaluation its variables.
 type activation struct {
 	in      *Input
 	profile *Profile // nil if there is none
 	now     ref.Val
+	bounded bool // in is within the bounds of estimates
 }
 
 func (a *activation) reset(in *Input) {
@@ -324,7 +322,7 @@ func (a *activation) reset(in *Input) {
 	if now.IsZero() {
 		now = time.Now()
 	}
-	a.in, a.profile, a.now = in, in.profile(), timestamp(now)
+	a.in, a.profile, a.now, a.bounded = in, in.profile(), timestamp(now), in.bounded()
 }
 
 // owned reports whether the profile meant is one that whoever asks may know of.
@@ -405,20 +403,16 @@ const (
 	withinAny = "within_timestamp_list"
 )
 
-// one is within(timestamp, string). What the file itself says was parsed when
-// it was loaded.
+// one is within(timestamp, string).
 func (w windows) one(t, text ref.Val) ref.Val {
 	at, ok1 := t.(types.Timestamp)
 	s, ok2 := text.(types.String)
 	if !ok1 || !ok2 {
 		return types.MaybeNoSuchOverloadErr(text)
 	}
-	span, ok := w[string(s)]
-	if !ok {
-		var err error
-		if span, err = parseWindow(string(s)); err != nil {
-			return types.WrapErr(err)
-		}
+	span := w[string(s)]
+	if span == nil {
+		return types.NewErr("window %.60q was not there when the rules were loaded", string(s))
 	}
 	return types.Bool(span.contains(at.Time))
 }
@@ -435,129 +429,4 @@ func (w windows) any(t, list ref.Val) ref.Val {
 		}
 	}
 	return types.False
-}
-
-// sizes are the bounds that an expression's cost is estimated with.
-type sizes struct{ vars map[string]variable }
-
-// EstimateSize implements cost.Estimator.
-func (s sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
-	path := n.Path()
-	if len(path) >= 2 && path[0] == "vars" {
-		if v, ok := s.vars[path[1]]; ok && len(path) == 2 {
-			return sizeOf(v.value)
-		}
-	}
-	var most uint64
-	switch n.Type().Kind() {
-	case types.StringKind, types.BytesKind:
-		most = maxString
-	case types.ListKind, types.MapKind:
-		most = maxGroups
-		if len(path) == 2 && path[1] == "profiles" {
-			most = maxProfiles
-		}
-	default:
-		return nil
-	}
-	if len(path) == 0 {
-		return nil // made by the expression: its size follows
-	}
-	r := cost.RangedSizeEstimate(0, most)
-	return &r
-}
-
-// EstimateCallCost implements cost.Estimator.
-func (s sizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNode) *cost.CallEstimate {
-	return nil
-}
-
-func sizeOf(v ref.Val) *cost.SizeEstimate {
-	if s, ok := v.(traits.Sizer); ok {
-		n := cost.FixedSizeEstimate(uint64(s.Size().(types.Int)))
-		return &n
-	}
-	return nil
-}
-
-// compile type-checks and plans one expression; its result is a bool. The
-// faults have places in the expression.
-func compile(env *cel.Env, vars map[string]variable, text string) (cel.Program, *ast.AST, []fault) {
-	checked, issues := env.Compile(text)
-	if issues != nil && len(issues.Errors()) > 0 {
-		var out []fault
-		for _, e := range issues.Errors() {
-			out = append(out, fault{placeIn(e.Location), e.Message})
-		}
-		return nil, nil, out
-	}
-	if t := checked.OutputType(); !t.IsExactType(types.BoolType) {
-		return nil, nil, []fault{{place{1, 1}, fmt.Sprintf("the expression gives %s, bool wanted", t)}}
-	}
-	est, err := env.EstimateCost(checked, sizes{vars})
-	if err != nil {
-		return nil, nil, []fault{{place{1, 1}, err.Error()}}
-	}
-	if est.Max > MaxCost {
-		most := fmt.Sprint(est.Max)
-		if est.IsUnknown() || est.Max > 1e12 {
-			most = "without bound"
-		}
-		return nil, nil, []fault{{place{1, 1}, fmt.Sprintf("the expression may cost %s, at most %d (for %d profiles, %d groups, texts of %d characters)", most, MaxCost, maxProfiles, maxGroups, maxString)}}
-	}
-	prg, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(MaxCost))
-	if err != nil {
-		return nil, nil, []fault{{place{1, 1}, err.Error()}}
-	}
-	return prg, checked.NativeRep(), nil
-}
-
-// fault is what is wrong in an expression, and where in its text.
-type fault struct {
-	at  place
-	msg string
-}
-
-// placeIn is of a place that CEL gives, whose columns are from 0.
-func placeIn(l common.Location) place { return place{l.Line(), l.Column() + 1} }
-
-// literals calls say with the text of every window that the expression writes
-// out, literally or as a variable, and the place of that argument.
-func literals(a *ast.AST, vars map[string]variable, say func(window string, at place)) {
-	for _, call := range ast.MatchDescendants(ast.NavigateAST(a), ast.FunctionMatcher("within")) {
-		args := call.AsCall().Args()
-		if len(args) != 2 {
-			continue
-		}
-		arg := args[1]
-		at := placeIn(a.SourceInfo().GetStartLocation(arg.ID()))
-		tell := func(v ref.Val) {
-			if s, ok := v.(types.String); ok {
-				say(string(s), at)
-			}
-		}
-		switch arg.Kind() {
-		case ast.LiteralKind:
-			tell(arg.AsLiteral())
-		case ast.ListKind:
-			for _, e := range arg.AsList().Elements() {
-				if e.Kind() == ast.LiteralKind {
-					tell(e.AsLiteral())
-				}
-			}
-		case ast.SelectKind:
-			sel := arg.AsSelect()
-			if op := sel.Operand(); op.Kind() != ast.IdentKind || op.AsIdent() != "vars" {
-				continue
-			}
-			v := vars[sel.FieldName()].value
-			if l, ok := v.(traits.Lister); ok {
-				for it := l.Iterator(); it.HasNext() == types.True; {
-					tell(it.Next())
-				}
-			} else if v != nil {
-				tell(v)
-			}
-		}
-	}
 }

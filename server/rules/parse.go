@@ -2,6 +2,7 @@ package rules
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -12,11 +13,13 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
+	"cel.dev/cel-go/common/types/traits"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/cardbridge/cardbridge/card/id"
@@ -39,10 +42,10 @@ const (
 
 // Error is one thing that is wrong with a file of rules.
 type Error struct {
-	File   string
-	Line   int // from 1; 0 where the file as a whole is meant
-	Column int // from 1, in characters; 0 where the line is all that is known
-	Msg    string
+	File   string `json:"file"`
+	Line   int    `json:"line,omitempty"`   // from 1; 0 where the file as a whole is meant
+	Column int    `json:"column,omitempty"` // from 1, in characters; 0 where the line is all that is known
+	Msg    string `json:"message"`
 }
 
 func (e *Error) Error() string {
@@ -74,8 +77,18 @@ func Faults(err error) []*Error {
 
 // variable is a constant of the file's.
 type variable struct {
-	t     *types.Type
-	value ref.Val
+	t      *types.Type
+	value  ref.Val
+	places []place // of its texts
+}
+
+// texts are a variable's text, or those of its list.
+func (v variable) texts() []ref.Val {
+	l, ok := v.value.(traits.Lister)
+	if !ok {
+		return []ref.Val{v.value}
+	}
+	return l.Value().([]ref.Val)
 }
 
 // Parse reads a file of rules; name is what its errors call it. The error is
@@ -83,10 +96,19 @@ type variable struct {
 func Parse(name string, b []byte) (*Set, error) {
 	p := &parser{file: name, seen: map[string]*yaml.Node{}}
 	s := p.set(b)
-	if len(p.errs) > 0 {
-		return nil, errors.Join(p.errs...)
+	if len(p.errs) == 0 {
+		return s, nil
 	}
-	return s, nil
+	slices.SortStableFunc(p.errs, func(a, b *Error) int { return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column)) })
+	p.errs = slices.CompactFunc(p.errs, func(a, b *Error) bool { return *a == *b })
+	var errs []error
+	for _, e := range p.errs[:min(len(p.errs), maxErrors)] {
+		errs = append(errs, e)
+	}
+	if more := len(p.errs) - maxErrors; more > 0 {
+		errs = append(errs, &Error{File: name, Msg: fmt.Sprintf("%d more errors", more)})
+	}
+	return nil, errors.Join(errs...)
 }
 
 // parser reads one file. Errors are collected; what is wrong is left out of
@@ -94,7 +116,7 @@ func Parse(name string, b []byte) (*Set, error) {
 type parser struct {
 	file  string
 	lines []string
-	errs  []error
+	errs  []*Error
 	env   *cel.Env
 	vars  map[string]variable
 	s     *Set
@@ -110,13 +132,7 @@ type reference struct {
 }
 
 func (p *parser) fail(at place, format string, args ...any) {
-	switch {
-	case len(p.errs) > maxErrors:
-	case len(p.errs) == maxErrors:
-		p.errs = append(p.errs, &Error{File: p.file, Msg: fmt.Sprintf("more than %d errors, the others are not told", maxErrors)})
-	default:
-		p.errs = append(p.errs, &Error{p.file, at.line, at.column, fmt.Sprintf(format, args...)})
-	}
+	p.errs = append(p.errs, &Error{p.file, at.line, at.column, fmt.Sprintf(format, args...)})
 }
 
 func (p *parser) failAt(n *yaml.Node, format string, args ...any) {
@@ -277,6 +293,16 @@ func (p *parser) str(n *yaml.Node, what string, most int) (string, bool) {
 	return "", false
 }
 
+// line gives a scalar's text, which is one line.
+func (p *parser) line(n *yaml.Node, what string) string {
+	s, ok := p.str(n, what, maxText)
+	s = strings.TrimSpace(s)
+	if ok && strings.ContainsFunc(s, unicode.IsControl) {
+		p.failAt(n, "%s has a line break or another control character", what)
+	}
+	return s
+}
+
 var identifier = regexp.MustCompile(`^[a-z_][a-z0-9_]*$`)
 
 // variables reads vars.
@@ -312,6 +338,7 @@ func (p *parser) variable(name string, n *yaml.Node) (variable, bool) {
 			return variable{}, false
 		}
 		list := make([]ref.Val, 0, len(n.Content))
+		var places []place
 		for _, c := range n.Content {
 			if c.Kind != yaml.ScalarNode || c.Tag != "!!str" {
 				p.failAt(c, "vars.%s: a list is of texts; put quotes around what is to be one", name)
@@ -321,25 +348,26 @@ func (p *parser) variable(name string, n *yaml.Node) (variable, bool) {
 			if !ok {
 				return variable{}, false
 			}
-			list = append(list, types.String(s))
+			list, places = append(list, types.String(s)), append(places, placeOf(c))
 		}
-		return variable{stringList, types.NewRefValList(adapter{}, list)}, true
+		return variable{stringList, types.NewRefValList(adapter{}, list), places}, true
 	}
+	at := []place{placeOf(n)}
 	switch {
 	case n.Kind != yaml.ScalarNode:
 	case n.Tag == "!!bool":
 		var v bool
 		if n.Decode(&v) == nil {
-			return variable{types.BoolType, types.Bool(v)}, true
+			return variable{types.BoolType, types.Bool(v), at}, true
 		}
 	case n.Tag == "!!int":
 		var v int64
 		if n.Decode(&v) == nil {
-			return variable{types.IntType, types.Int(v)}, true
+			return variable{types.IntType, types.Int(v), at}, true
 		}
 	case n.Tag == "!!float":
 		if v, ok := number(n); ok {
-			return variable{types.DoubleType, types.Double(v)}, true
+			return variable{types.DoubleType, types.Double(v), at}, true
 		}
 		p.failAt(n, "vars.%s: %.20q is no finite number", name, n.Value)
 		return variable{}, false
@@ -349,9 +377,9 @@ func (p *parser) variable(name string, n *yaml.Node) (variable, bool) {
 			return variable{}, false
 		}
 		if d, err := time.ParseDuration(n.Value); err == nil && n.Style&yaml.TaggedStyle == 0 {
-			return variable{types.DurationType, types.Duration{Duration: d}}, true
+			return variable{types.DurationType, types.Duration{Duration: d}, at}, true
 		}
-		return variable{types.StringType, types.String(n.Value)}, true
+		return variable{types.StringType, types.String(n.Value), at}, true
 	}
 	p.failAt(n, "vars.%s is none of bool, int, double, text, duration, list of texts", name)
 	return variable{}, false
@@ -494,13 +522,17 @@ func (p *parser) rule(n *yaml.Node, r *rule) {
 			p.seen[v.Value], r.name = v, v.Value
 		}
 	}
-	for key, to := range map[string]*string{"subject_code": &r.subject, "reason_code": &r.reason} {
-		if v := p.need(n, m, key); v != nil {
-			if *to = v.Value; !gsmaCode.MatchString(v.Value) {
-				p.failAt(v, "%s %.20q is no GSMA code; wanted is such as 8.2.1", key, v.Value)
-			}
+	code := func(key string) string {
+		v := p.need(n, m, key)
+		if v == nil {
+			return ""
 		}
+		if !gsmaCode.MatchString(v.Value) {
+			p.failAt(v, "%s %.20q is no GSMA code; wanted is such as 8.2.1", key, v.Value)
+		}
+		return v.Value
 	}
+	r.subject, r.reason = code("subject_code"), code("reason_code")
 	switch v := m["effect"]; {
 	case v == nil || v.Value == "refuse":
 	case v.Value == "approve":
@@ -549,11 +581,11 @@ func (p *parser) rule(n *yaml.Node, r *rule) {
 func (p *parser) wording(w *wording, m map[string]*yaml.Node, base wording) {
 	*w = base
 	if v := m["text"]; v != nil {
-		w.text, _ = p.str(v, "text", maxText)
+		w.text = p.line(v, "text")
 		w.audit = w.text
 	}
 	if v := m["audit"]; v != nil {
-		w.audit, _ = p.str(v, "audit", maxText)
+		w.audit = p.line(v, "audit")
 	}
 }
 
@@ -587,26 +619,4 @@ func (p *parser) resolve() {
 			r.w.shownAs = to
 		}
 	}
-}
-
-// expression compiles a scalar.
-func (p *parser) expression(n *yaml.Node) cel.Program {
-	if _, ok := p.str(n, "an expression", maxExpression); !ok {
-		return nil
-	}
-	prg, ast, faults := compile(p.env, p.vars, n.Value)
-	for _, f := range faults {
-		p.fail(within(p.lines, n, f.at), "%s", f.msg)
-	}
-	if ast != nil {
-		literals(ast, p.vars, func(window string, at place) {
-			w, err := parseWindow(window)
-			if err != nil {
-				p.fail(within(p.lines, n, at), "%v", err)
-				return
-			}
-			p.s.windows[window] = w
-		})
-	}
-	return prg
 }

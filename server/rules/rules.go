@@ -10,9 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"cel.dev/cel-go/cel"
-	"cel.dev/cel-go/common/types"
-
 	"github.com/cardbridge/cardbridge/card/id"
 )
 
@@ -143,21 +140,21 @@ type Result struct {
 type Decision struct {
 	// ICCID is of the profile meant, nil if there is none, or where the request
 	// is refused, named none and the enabled profile is not theirs to know.
-	ICCID   *id.ICCID
-	Ran     []Result // the rules that were asked, in order
-	Refusal *Refusal // nil: go on
+	ICCID   *id.ICCID `json:"iccid,omitempty"`
+	Ran     []Result  `json:"rules"`             // that were asked, in order
+	Refusal *Refusal  `json:"refusal,omitempty"` // nil: go on
 	// Face is what whoever asks may read of the refusal.
-	Face *Refusal
+	Face *Refusal `json:"operator_reads,omitempty"`
 	// Approval is of the first rule that wants a second user's approval, where
 	// none refuses.
-	Approval *Refusal
+	Approval *Refusal `json:"approval,omitempty"`
 }
 
 // Bounds of an evaluation.
 const (
 	// MaxCost bounds one expression, in CEL's units: what could exceed it within
 	// the bounds below is not loaded, what does is stopped and refuses.
-	MaxCost = 20_000
+	MaxCost = 50_000
 	// What a card is taken to have at most when an expression's cost is
 	// estimated.
 	maxProfiles = 64
@@ -182,7 +179,7 @@ type rule struct {
 	name          string
 	subject       string
 	reason        string
-	when, require cel.Program // when is nil where the rule always applies
+	when, require *expression // when is nil where the rule always applies
 	approve       bool
 	cases         []wordingCase
 }
@@ -196,7 +193,7 @@ type wording struct {
 // wordingCase is another wording, for the requests for which when holds.
 type wordingCase struct {
 	wording
-	when cel.Program
+	when *expression
 }
 
 // Current is the set itself: a File has one too.
@@ -250,7 +247,7 @@ func (s *Set) Evaluate(in *Input) Decision {
 func (r *rule) ask(a *activation) (res Result, face *Refusal) {
 	res = Result{Rule: r.name, Outcome: Holds}
 	if r.when != nil {
-		applies, err := eval(r.when, a)
+		applies, err := r.when.eval(a)
 		if err != nil {
 			return r.failed("when", err)
 		}
@@ -259,7 +256,7 @@ func (r *rule) ask(a *activation) (res Result, face *Refusal) {
 			return res, nil
 		}
 	}
-	holds, err := eval(r.require, a)
+	holds, err := r.require.eval(a)
 	if err != nil {
 		return r.failed("require", err)
 	}
@@ -303,7 +300,7 @@ func (r *rule) failed(what string, err error) (Result, *Refusal) {
 // words is the wording of the first case that fits, else the rule's own.
 func (r *rule) words(a *activation) (*wording, error) {
 	for i := range r.cases {
-		fits, err := eval(r.cases[i].when, a)
+		fits, err := r.cases[i].when.eval(a)
 		if err != nil {
 			return nil, err
 		}
@@ -312,18 +309,6 @@ func (r *rule) words(a *activation) (*wording, error) {
 		}
 	}
 	return &r.wording, nil
-}
-
-func eval(p cel.Program, a *activation) (bool, error) {
-	v, _, err := p.Eval(a)
-	if err != nil {
-		return false, err
-	}
-	b, ok := v.(types.Bool)
-	if !ok {
-		return false, fmt.Errorf("%s where a bool is wanted", v.Type().TypeName())
-	}
-	return bool(b), nil
 }
 
 var activations = sync.Pool{New: func() any { return new(activation) }}

@@ -6,6 +6,9 @@ import (
 	"strings"
 	"time"
 	_ "time/tzdata" // the same zones on every machine
+
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
 )
 
 // window is a span of the day, on some days of the week, by the wall clock of a
@@ -21,6 +24,19 @@ type window struct {
 type windows map[string]*window
 
 var weekdays = [7]string{"Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"}
+
+// add parses one, a text.
+func (w windows) add(text ref.Val) error {
+	s, ok := text.(types.String)
+	if !ok || w[string(s)] != nil {
+		return nil // what is no text the types have refused
+	}
+	span, err := parseWindow(string(s))
+	if err == nil {
+		w[string(s)] = span
+	}
+	return err
+}
 
 const windowForm = `wanted is such as "Mon-Fri 22:00-04:00 Europe/Berlin" or "Sat,Sun 00:00-24:00 UTC"`
 
