@@ -33,10 +33,13 @@ func (b Budget) Allowance(fleet int64) int64 {
 // number is no reason to round up.
 func shareOf(share float64, fleet int64) int64 {
 	x := share * float64(fleet)
-	if r := math.Round(x); math.Abs(x-r) < 1e-9*max(1, r) {
-		x = r
+	if share >= 1 {
+		return fleet
 	}
-	return min(int64(math.Ceil(x)), fleet)
+	if r := math.Round(x); math.Abs(x-r) < 1e-9*max(1, r) {
+		return int64(r)
+	}
+	return int64(math.Ceil(x))
 }
 
 // guard is the budgets of the mass-deactivation guard.

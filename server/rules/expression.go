@@ -216,6 +216,8 @@ func (s sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
 	}
 	var most uint64
 	switch n.Type().Kind() {
+	case types.StructKind:
+		most = 1 // to compare two is one step
 	case types.StringKind:
 		most = maxString
 		if l, ok := lengths[last]; ok && path[0] != "vars" {

@@ -215,8 +215,11 @@ func (s *Set) Rules() []string {
 // A rule that cannot be evaluated refuses. in must not change meanwhile.
 func (s *Set) Evaluate(in *Input) Decision {
 	a := activations.Get().(*activation)
-	defer activations.Put(a)
 	a.reset(in)
+	defer func() {
+		*a = activation{}
+		activations.Put(a)
+	}()
 	d := Decision{ICCID: in.ICCID, Ran: make([]Result, 0, len(s.rules))}
 	if a.profile != nil {
 		d.ICCID = &a.profile.ICCID
