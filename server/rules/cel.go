@@ -362,6 +362,7 @@ const (
 	maxExpression = 4096 // characters
 	maxDepth      = 50
 	maxRegexp     = 256 // instructions
+	maxFaults     = 10  // that are told
 	withinCost    = 20  // of looking at one window
 )
 

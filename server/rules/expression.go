@@ -86,9 +86,9 @@ func placeIn(l common.Location) place { return place{l.Line(), l.Column() + 1} }
 // compile type-checks and plans one expression, of which the result is a bool.
 func (p *parser) compile(text string) (*expression, []fault) {
 	checked, issues := p.env.Compile(text)
-	if issues != nil && len(issues.Errors()) > 0 {
+	if errs := issues.Errors(); len(errs) > 0 {
 		var out []fault
-		for _, e := range issues.Errors() {
+		for _, e := range errs[:min(len(errs), maxFaults)] {
 			out = append(out, fault{placeIn(e.Location), e.Message})
 		}
 		return nil, out

@@ -97,10 +97,10 @@ func inputError(b []byte, err error) error {
 		case t != nil && (why == nil || semantic.JSONKind == '0'):
 			why = fmt.Errorf("a %s where %s is wanted", semantic.JSONKind, wanted(t))
 		}
-		return fmt.Errorf("%s%w", path(semantic.JSONPointer), why)
+		return fmt.Errorf("%s%.300s", path(semantic.JSONPointer), why)
 	case errors.As(err, &syntax):
 		line := bytes.Count(b[:min(int(syntax.ByteOffset), len(b))], []byte("\n")) + 1
-		return fmt.Errorf("line %d: %s%w", line, path(syntax.JSONPointer), syntax.Err)
+		return fmt.Errorf("line %d: %s%.300s", line, path(syntax.JSONPointer), syntax.Err)
 	}
 	return err
 }

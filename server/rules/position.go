@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"strings"
 	"unicode"
 	"unicode/utf8"
 
@@ -18,12 +19,12 @@ func placeOf(n *yaml.Node) place { return place{n.Line, n.Column} }
 // scalar's start is the answer.
 func within(lines []string, n *yaml.Node, want place) place {
 	start := placeOf(n)
-	c := &cursor{lines, start}
+	c := newCursor(lines, start)
 	c.skipTag()
 	var quote rune
 	switch {
 	case n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0:
-		c.place = place{c.line + 1, 1} // beyond the header
+		c.nextLine() // beyond the header
 	case n.Style&yaml.DoubleQuotedStyle != 0:
 		quote = '"'
 	case n.Style&yaml.SingleQuotedStyle != 0:
@@ -58,43 +59,52 @@ func within(lines []string, n *yaml.Node, want place) place {
 
 // cursor reads the file's characters.
 type cursor struct {
-	lines []string
+	lines []string // from its own on
 	place
+	rest string // of its line
 }
 
-// peek is the next character of the line, 0 at its end.
-func (c *cursor) peek() rune {
-	if c.line > len(c.lines) {
-		return 0
+func newCursor(lines []string, at place) *cursor {
+	c := &cursor{lines: lines[min(at.line-1, len(lines)):], place: place{at.line, 1}}
+	c.rest = c.first()
+	for range at.column - 1 {
+		c.next()
 	}
-	s := c.lines[c.line-1]
-	for range c.column - 1 {
-		_, size := utf8.DecodeRuneInString(s)
-		s = s[size:]
-	}
-	if s == "" {
-		return 0
-	}
-	r, _ := utf8.DecodeRuneInString(s)
-	return r
+	return c
 }
 
-// next is peek, and goes past the character.
+func (c *cursor) first() string {
+	if len(c.lines) == 0 {
+		return ""
+	}
+	return c.lines[0]
+}
+
+func (c *cursor) nextLine() {
+	c.lines, c.place = c.lines[1:], place{c.line + 1, 1}
+	c.rest = c.first()
+}
+
+// next gives the next character of the line, 0 at its end, and goes past it.
 func (c *cursor) next() rune {
-	r := c.peek()
-	if r != 0 {
-		c.column++
+	r, size := utf8.DecodeRuneInString(c.rest)
+	if size == 0 {
+		return 0
 	}
+	c.rest = c.rest[size:]
+	c.column++
 	return r
 }
 
+// skipSpace goes past white space and line ends.
 func (c *cursor) skipSpace() {
-	for c.line <= len(c.lines) {
-		switch r := c.peek(); {
-		case r == 0:
-			c.place = place{c.line + 1, 1}
+	for len(c.lines) > 0 {
+		r, size := utf8.DecodeRuneInString(c.rest)
+		switch {
+		case size == 0:
+			c.nextLine()
 		case unicode.IsSpace(r):
-			c.column++
+			c.next()
 		default:
 			return
 		}
@@ -103,7 +113,7 @@ func (c *cursor) skipSpace() {
 
 // skipTag goes past a tag, such as !!str, which stands before the text.
 func (c *cursor) skipTag() {
-	if c.peek() != '!' {
+	if !strings.HasPrefix(c.rest, "!") {
 		return
 	}
 	for r := c.next(); r != 0 && !unicode.IsSpace(r); r = c.next() {
