@@ -65,7 +65,7 @@ func (p *parser) expression(n *yaml.Node) *expression {
 	}
 	e, faults := p.compile(n.Value)
 	for _, f := range faults {
-		p.fail(within(p.lines, n, f.at), "%s", f.msg)
+		p.fail(locate(p.lines, n, f.at), "%s", f.msg)
 	}
 	return e
 }

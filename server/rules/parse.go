@@ -487,7 +487,7 @@ func (p *parser) budget(n *yaml.Node) (b Budget) {
 
 var (
 	ruleName = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-	gsmaCode = regexp.MustCompile(`^[1-9][0-9]?(\.[1-9][0-9]?){0,3}$`) // SGP.02 §5.1.6.8
+	gsmaCode = regexp.MustCompile(`^[1-9][0-9]?(\.[1-9][0-9]?){0,3}$`)
 )
 
 // rules reads the rules.

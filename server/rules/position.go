@@ -13,11 +13,11 @@ type place struct{ line, column int }
 
 func placeOf(n *yaml.Node) place { return place{n.Line, n.Column} }
 
-// within finds where a place of a scalar's text stands in the file. YAML folds
+// locate finds where a place of a scalar's text stands in the file. YAML folds
 // lines, strips indents and has escapes, so text and file are followed side by
 // side, character by character but for white space. Where they part the
 // scalar's start is the answer.
-func within(lines []string, n *yaml.Node, want place) place {
+func locate(lines []string, n *yaml.Node, want place) place {
 	start := placeOf(n)
 	c := newCursor(lines, start)
 	c.skipTag()
