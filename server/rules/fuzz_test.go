@@ -90,7 +90,7 @@ func FuzzExpression(f *testing.F) {
 		"card.profiles.all(p, card.profiles.exists(q, q.iccid == p.iccid))", "card.groups.map(g, g + g).exists(g, g in card.groups)",
 		"history.groups.exists(g, history.groups[g].asked > 3 && g.contains('A'))", "operator.name.matches('(a|b)*c')", "card.groups == card.groups",
 		"(card.groups + card.groups).size() > 3", "card.profiles.map(p, p.name + p.class).filter(x, x.startsWith('a')).size() == 0",
-		"string(now) + request.user > 'a'", "within(now, '22:00-04:00 UTC')", "now.getHours('Europe/Berlin') > 3", "size(operator.name + operator.name) > 2",
+		"string(now) + request.user > 'a'", "within(now, '22:00-04:00 UTC')", "within(now, vars.list)", "now.getHours('Europe/Berlin') > 3", "size(operator.name + operator.name) > 2",
 		"{'a': card.groups}['a'].exists(x, x == '')", "[[1], [2]].all(x, x[0] in [1, 2])", "type(card) == type(card)", "dyn(card) == card", "card.profiles == card.profiles",
 		"[card.groups, card.groups] == [card.groups, card.groups]", "bytes(request.user).size() > 2", "timestamp('2026-01-01T00:00:00Z') < now", "vars.list == card.groups", "card.groups.exists(g, g in vars.list)",
 		"cel.bind(x, card.groups, x == x)", "history == history ? card == card : false", "card.profiles.exists_one(p, p == profile)",
@@ -98,7 +98,7 @@ func FuzzExpression(f *testing.F) {
 		f.Add(s)
 	}
 	p := &parser{file: "r.yaml", s: &Set{windows: windows{}}}
-	p.vars = map[string]variable{"list": {t: stringList, value: types.NewRefValList(adapter{}, []ref.Val{types.String("a"), types.String("b")})}}
+	p.vars = map[string]variable{"list": {t: stringList, value: types.NewRefValList(adapter{}, []ref.Val{types.String("a"), types.String("b")}), places: make([]place, 2)}}
 	env, err := newEnv(p.vars, p.s.windows)
 	require.NoError(f, err)
 	p.env = env

@@ -293,9 +293,9 @@ func (p *parser) str(n *yaml.Node, what string, most int) (string, bool) {
 	return "", false
 }
 
-// line gives a scalar's text, which is one line.
-func (p *parser) line(n *yaml.Node, what string) string {
-	s, ok := p.str(n, what, maxText)
+// line gives a scalar's text of 1 to most characters, which is one line.
+func (p *parser) line(n *yaml.Node, what string, most int) string {
+	s, ok := p.str(n, what, most)
 	s = strings.TrimSpace(s)
 	if ok && strings.ContainsFunc(s, unicode.IsControl) {
 		p.failAt(n, "%s has a line break or another control character", what)
@@ -376,7 +376,7 @@ func (p *parser) variable(name string, n *yaml.Node) (variable, bool) {
 			p.failAt(n, "vars.%s of %d bytes, at most %d", name, len(n.Value), maxText)
 			return variable{}, false
 		}
-		if d, err := time.ParseDuration(n.Value); err == nil && n.Style&yaml.TaggedStyle == 0 {
+		if d, err := time.ParseDuration(n.Value); err == nil && strings.ContainsAny(n.Value, "hms") && n.Style&yaml.TaggedStyle == 0 {
 			return variable{types.DurationType, types.Duration{Duration: d}, at}, true
 		}
 		return variable{types.StringType, types.String(n.Value), at}, true
@@ -420,9 +420,7 @@ func (p *parser) guard(n *yaml.Node) {
 	}
 	if groups := g["groups"]; groups != nil {
 		p.budgets(groups, "groups", func(k *yaml.Node, b Budget) {
-			if name, ok := p.str(k, "the name of a group", maxName); ok {
-				p.s.guard.groups[name] = b
-			}
+			p.s.guard.groups[p.line(k, "the name of a group", maxName)] = b
 		}, &p.s.guard.group)
 	}
 }
@@ -581,11 +579,11 @@ func (p *parser) rule(n *yaml.Node, r *rule) {
 func (p *parser) wording(w *wording, m map[string]*yaml.Node, base wording) {
 	*w = base
 	if v := m["text"]; v != nil {
-		w.text = p.line(v, "text")
+		w.text = p.line(v, "text", maxText)
 		w.audit = w.text
 	}
 	if v := m["audit"]; v != nil {
-		w.audit = p.line(v, "audit")
+		w.audit = p.line(v, "audit", maxText)
 	}
 }
 

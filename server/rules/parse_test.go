@@ -263,11 +263,11 @@ func TestEveryFault(t *testing.T) {
 
 func TestVariables(t *testing.T) {
 	set, err := Parse("r.yaml", []byte(version1+`
-vars: {yes: true, n: -3, half: 0.5, word: hello, quoted: "72h", plain: 1h30m, tagged: !!str 72h, number: "5", list: [a, "1"], none: []}
+vars: {yes: true, n: -3, half: 0.5, word: hello, quoted: "72h", plain: 1h30m, tagged: !!str 72h, number: "5", zero: "0", list: [a, "1"], none: []}
 `+budgets+ruleHead+`
     require: >-
       vars.yes && vars.n == -3 && vars.half == 0.5 && vars.word == "hello" && vars.quoted == duration("72h")
-      && vars.plain == duration("90m") && vars.tagged == "72h" && vars.number == "5" && "1" in vars.list
+      && vars.plain == duration("90m") && vars.tagged == "72h" && vars.number == "5" && vars.zero == "0" && "1" in vars.list
       && size(vars.list) == 2 && size(vars.none) == 0 && !has(vars.none) && has(vars.word) && type(vars) != type(vars.n)
 `+ruleText))
 	require.NoError(t, err)

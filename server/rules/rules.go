@@ -293,7 +293,7 @@ func (r *rule) refusal(text string) *Refusal {
 // failed is of a rule that could not be evaluated. Where it is shown as another
 // it is so too: that it failed is an answer of its own.
 func (r *rule) failed(what string, err error) (Result, *Refusal) {
-	res := Result{Rule: r.name, Outcome: Failed, Text: what + ": " + err.Error()}
+	res := Result{Rule: r.name, Outcome: Failed, Text: fmt.Sprintf("%s: %.300s", what, err)}
 	if r.shownAs != nil {
 		return res, r.shownAs.refusal(r.shownAs.text)
 	}
