@@ -13,7 +13,7 @@ SUDO        := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 FUZZTIME    ?= 2s
 
 PACKAGES      := gcc pkg-config libpcsclite-dev libusb-1.0-0-dev pcscd vsmartcard-vpcd
-TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark
+TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql
 
 
 .PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace hwtest torture-readers nightly vuln clean
@@ -36,7 +36,8 @@ define install
 endef
 
 # deps: the PC/SC service, its headers and libusb's, the virtual reader, a C
-# compiler. test-deps: what the virtual machine of the USB tests is made of.
+# compiler. test-deps: what the virtual machine of the USB tests is made of, and
+# PostgreSQL's programs; the tests start their own, not the system's cluster.
 deps:
 	$(call install,$(PACKAGES))
 
