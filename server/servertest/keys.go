@@ -42,6 +42,9 @@ func public(k cryptogram.KeysPEM) cryptogram.KeysPEM {
 	return out
 }
 
+// serverPublic is made once: there may be many cards.
+var serverPublic = sync.OnceValue(func() cryptogram.KeysPEM { return public(keySet("server")) })
+
 // KID is the id of the server's key set.
 const KID = 1
 
@@ -71,9 +74,14 @@ func parse[T any](f func(string) (T, error), s string) T {
 	return v
 }
 
-// EID is the n-th card's, n from 0 to 99.
+// EID is the n-th card's, n from 0 to 99,999,999.
 func EID(n int) id.EID {
-	return id.EID{0x89, 0x04, 0x90, 0x32, 14: byte(n/10<<4 | n%10)}.WithCheckDigits()
+	e := id.EID{0x89, 0x04, 0x90, 0x32}
+	for i := 14; n > 0; i-- {
+		e[i] = byte(n/10%10<<4 | n%10)
+		n /= 100
+	}
+	return e.WithCheckDigits()
 }
 
 // ICCID is that of the n-th card's profile i.
@@ -90,7 +98,7 @@ func Image(n int) *appletsim.Image {
 	}
 	return &appletsim.Image{
 		EID: EID(n), Keys: keySet("card"), Suites: []int{1, 3}, EventCounter: 5,
-		ServerKeySets: []cryptogram.KeySetPEM{{ID: KID, KeysPEM: public(keySet("server"))}},
+		ServerKeySets: []cryptogram.KeySetPEM{{ID: KID, KeysPEM: serverPublic()}},
 		Profiles:      []appletsim.Profile{profile(0, Owner, appletsim.Enabled), profile(1, Owner, appletsim.Disabled), profile(2, Other, appletsim.Disabled)},
 	}
 }
