@@ -196,6 +196,7 @@ func TestOpen(t *testing.T) {
 		assert.Equal(t, 1, state(t, control, n).Connections)
 		require.NoError(t, conn.Close())
 		require.NoError(t, conn.Close())
+		settled(t, control, n)
 		_, err = conn.Transmit(t.Context(), []byte{0, 0xA4, 0, 0})
 		assert.ErrorIs(t, err, apdu.ErrTransport)
 	}
@@ -319,7 +320,10 @@ func TestWatch(t *testing.T) {
 	part.next(t, "reader 1: reader removed, card false, ID name:reader 1")
 	stop = serveAt(t, addr, cardhost.Config{First: 1, Cards: 1})
 	part.next(t, "reader 1: reader added, card false, ID name:reader 1", "reader 1: card inserted, card true, ID name:reader 1")
-	assert.True(t, state(t, control, 1).Present, "a connection from before does no harm")
+	require.Eventually(t, func() bool {
+		_, err := control.States(t.Context(), 1, 1)
+		return err == nil
+	}, 20*time.Second, time.Millisecond, "a connection from before does no harm")
 	assert.ErrorIs(t, control.Insert(t.Context(), 0), apdu.ErrNoReader)
 }
 
@@ -448,11 +452,11 @@ func TestClientGoesInMidCommand(t *testing.T) {
 	raw, err := net.Dial("unix", addr)
 	require.NoError(t, err)
 	auth := append([]byte{0, 0x88, 1, servertest.KID, 0, 0, 16}, make([]byte, 18)...) // extended length
-	_, err = io.WriteString(raw, "\x00\x00\x00\x05O\x00\x00\x00\x00\x00")
+	_, err = io.WriteString(raw, "\x00\x00\x00\x05O\x00\x00\x00\x01\x00\x00\x00\x00\x00")
 	require.NoError(t, err)
-	_, err = io.ReadFull(raw, make([]byte, 5+len(other.ATR())))
+	_, err = io.ReadFull(raw, make([]byte, 9+len(other.ATR())))
 	require.NoError(t, err)
-	_, err = io.WriteString(raw, "\x00\x00\x00\x19A"+string(auth))
+	_, err = io.WriteString(raw, "\x00\x00\x00\x19A\x00\x00\x00\x01"+string(auth))
 	require.NoError(t, err)
 	require.NoError(t, raw.Close())
 	require.Eventually(t, func() bool { return state(t, control, 0).Connections == 1 && state(t, control, 0).APDUs == 3 }, 20*time.Second, time.Millisecond)
@@ -479,14 +483,14 @@ func start(t testing.TB, c cardhost.Config) *cardhost.Process {
 
 // 1,000 cards in another process; each says its EID, some are deactivated.
 func TestManyCards(t *testing.T) {
-	const cards = 1000
+	const cards, workers = 1000, 16
 	host := start(t, cardhost.Config{Cards: cards})
 	readers, control := client(t, host.Addr())
 	require.NoError(t, control.Warm(t.Context()))
 	var wg sync.WaitGroup
-	for worker := range 16 {
+	for worker := range workers {
 		wg.Go(func() {
-			for n := worker; n < cards; n += 16 {
+			for n := worker; n < cards; n += workers {
 				conn, err := readers.Open(t.Context(), cardhost.Name(n), reader.Exclusive)
 				if !assert.NoError(t, err) {
 					return
@@ -505,6 +509,9 @@ func TestManyCards(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	for n := cards - workers; n < cards; n++ { // those that were closed last
+		settled(t, control, n)
+	}
 	states, err := control.States(t.Context(), 0, cards)
 	require.NoError(t, err)
 	require.Len(t, states, cards)
@@ -600,12 +607,12 @@ func FuzzServe(f *testing.F) {
 	require.NoError(f, err)
 	frame := func(kind string, body string) string {
 		n := len(body)
-		return string([]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}) + kind + body
+		return string([]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}) + kind + "\x00\x00\x00\x01" + body
 	}
-	f.Add([]byte(frame("O", "\x00\x00\x00\x00\x01") + frame("A", "\x00\xA4\x04\x00\x00") + frame("R", "") + frame("C", "")))
-	f.Add([]byte(frame("J", string(order)) + frame("O", "\x00\x00\x00\x01\x00") + frame("A", "")))
+	f.Add([]byte(frame("O", "\x00\x00\x00\x00\x01") + frame("A", "\x00\xA4\x04\x00\x00") + frame("R", "") + frame("C", "") + frame("A", "\x00")))
+	f.Add([]byte(frame("J", string(order)) + frame("O", "\x00\x00\x00\x01\x00") + frame("A", "") + frame("A", "") + frame("X", "")))
 	f.Add([]byte(frame("J", `{"op":"states","card":0,"count":2}`) + frame("W", "")))
-	f.Add([]byte("\xFF\xFF\xFF\xFFA"))
+	f.Add([]byte("\xFF\xFF\xFF\xFFA\x00\x00\x00\x01"))
 	addr := serve(f, cardhost.Config{Cards: 2})
 	_, control := client(f, addr)
 	f.Fuzz(func(t *testing.T, b []byte) {

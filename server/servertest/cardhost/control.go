@@ -46,28 +46,29 @@ func (s State) Profile(iccid id.ICCID) appletsim.State {
 
 // Control does to cards what an operator's hands and a fault would. It is safe
 // for concurrent use and must be closed.
-type Control struct{ links pool }
+type Control struct{ client client }
 
 // NewControl is for the host at addr.
-func NewControl(addr string) *Control { return &Control{links: pool{addr: addr}} }
+func NewControl(addr string) *Control { return &Control{client: client{addr: addr}} }
 
-// Close gives the connection back.
-func (c *Control) Close() { c.links.close() }
+// Close ends the connection.
+func (c *Control) Close() { c.client.close() }
 
 func (c *Control) order(ctx context.Context, o order, answer any) error {
 	body, err := json.Marshal(o)
 	if err != nil {
 		return fmt.Errorf("cardhost: %w", err)
 	}
-	l, body, err := c.links.exchange(ctx, frameControl, body)
+	ch, err := c.client.channel(ctx)
 	if err != nil {
 		return err
 	}
-	if answer != nil {
-		err = json.Unmarshal(body, answer)
+	defer ch.forget()
+	body, _, err = ch.exchange(ctx, frameControl, body)
+	if err != nil || answer == nil {
+		return err
 	}
-	c.links.put(l)
-	return err
+	return json.Unmarshal(body, answer)
 }
 
 // Insert puts a card back into its reader.

@@ -1,6 +1,7 @@
 package cardhost
 
 import (
+	"bufio"
 	"context"
 	"crypto/rsa"
 	"encoding/binary"
@@ -92,7 +93,7 @@ func (h *Host) Serve(ctx context.Context, l net.Listener) error {
 		}
 		clients.Go(func() {
 			defer context.AfterFunc(ctx, func() { _ = c.Close() })()
-			h.serve(ctx, newLink(c))
+			h.serve(ctx, c)
 		})
 	}
 }
@@ -105,60 +106,76 @@ func (h *Host) slot(n int) *slot {
 	return &h.slots[n-h.first]
 }
 
-// serve is one client's connection.
-func (h *Host) serve(ctx context.Context, l *link) {
-	defer l.Close()
-	var open *connection
+// serve is one client's connection. Opening and closing is done in the order
+// in which the client asks; each card that is open has a goroutine of its own.
+func (h *Host) serve(ctx context.Context, c net.Conn) {
+	defer c.Close()
+	out := &writer{conn: c}
+	open := map[uint32]*connection{}
+	var cards sync.WaitGroup
+	defer cards.Wait()
 	defer func() {
-		if open != nil {
-			open.slot.card.Reset()
-			open.close()
+		for _, card := range open {
+			close(card.in)
 		}
 	}()
-	for {
-		kind, body, err := l.receive()
+	for in := bufio.NewReaderSize(c, 64<<10); ; {
+		f, err := readFrame(in)
 		if err != nil {
 			return
 		}
-		var answer []byte
+		card := open[f.number]
 		switch {
-		case kind == frameWatch:
-			h.watch(ctx, l)
+		case f.kind == frameWatch:
+			h.watch(ctx, in, out)
 			return
-		case kind == frameControl:
-			answer, err = h.control(body)
-		case kind == frameOpen && open == nil && len(body) == 5:
-			if open, err = h.open(int(binary.BigEndian.Uint32(body)), reader.Mode(body[4])); err == nil {
-				answer = h.atr
+		case f.kind == frameControl:
+			body, err := h.control(f.body)
+			out.answer(f.number, body, err)
+		case f.kind == frameOpen && card == nil && len(f.body) == 5:
+			card, err := h.open(int(binary.BigEndian.Uint32(f.body)), reader.Mode(f.body[4]))
+			if err == nil {
+				open[f.number] = card
+				cards.Go(func() { card.serve(ctx, out, f.number) })
 			}
-		case open == nil:
-			err = fmt.Errorf("cardhost: %w: no card is open", apdu.ErrTransport)
-		case kind == frameAPDU:
-			answer, err = open.transmit(ctx, body)
-		case kind == frameReset:
-			err = open.conn.Reset(ctx)
-		case kind == frameClose:
-			open.close()
-			open = nil
+			out.answer(f.number, h.atr, err)
+		case card == nil && f.kind == frameAbandon: // it was not opened
+		case card == nil:
+			out.answer(f.number, nil, fmt.Errorf("cardhost: %w: no card is open", apdu.ErrTransport))
+		case f.kind == frameClose:
+			card.left = true
+			card.release()
+			fallthrough
+		case f.kind == frameAbandon:
+			delete(open, f.number)
+			close(card.in)
 		default:
-			err = fmt.Errorf("cardhost: %w: a frame of kind %q", apdu.ErrTransport, kind)
-		}
-		if err != nil {
-			err = l.send(frameError, encodeError(err))
-		} else {
-			err = l.send(frameOK, answer)
-		}
-		if err != nil {
-			return
+			select {
+			case card.in <- f:
+			default:
+				return // one exchange at a time, and no other kind
+			}
 		}
 	}
 }
 
+// answer sends ok with that body, or the error. That the client is gone is found
+// by who reads.
+func (w *writer) answer(number uint32, body []byte, err error) {
+	kind := byte(frameOK)
+	if err != nil {
+		kind, body = frameError, encodeError(err)
+	}
+	_ = w.send(kind, number, body)
+}
+
 // connection is a card that a client has open.
 type connection struct {
-	slot *slot
-	conn *appletsim.Conn
-	mode reader.Mode
+	slot    *slot
+	conn    *appletsim.Conn
+	in      chan frame // APDUs and resets; closed when the client has done with it
+	left    bool       // by close, as it is
+	release func()
 }
 
 func (h *Host) open(n int, mode reader.Mode) (*connection, error) {
@@ -179,16 +196,36 @@ func (h *Host) open(n int, mode reader.Mode) (*connection, error) {
 	} else {
 		s.shared++
 	}
-	return &connection{slot: s, conn: s.emulate().Connect(), mode: mode}, nil
+	release := sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if mode == reader.Exclusive {
+			s.exclusive = false
+		} else {
+			s.shared--
+		}
+	})
+	return &connection{slot: s, conn: s.emulate().Connect(), in: make(chan frame, 1), release: release}, nil
 }
 
-func (c *connection) close() {
-	c.slot.mu.Lock()
-	defer c.slot.mu.Unlock()
-	if c.mode == reader.Exclusive {
-		c.slot.exclusive = false
-	} else {
-		c.slot.shared--
+// serve carries out what the client sends to the card.
+func (c *connection) serve(ctx context.Context, out *writer, number uint32) {
+	defer c.release()
+	for f := range c.in {
+		var answer []byte
+		var err error
+		switch f.kind {
+		case frameAPDU:
+			answer, err = c.transmit(ctx, f.body)
+		case frameReset:
+			err = c.conn.Reset(ctx)
+		default:
+			err = fmt.Errorf("cardhost: %w: a frame of kind %q", apdu.ErrTransport, f.kind)
+		}
+		out.answer(number, answer, err)
+	}
+	if !c.left {
+		c.slot.card.Reset()
 	}
 }
 
@@ -323,11 +360,11 @@ func (w *watcher) add(kind reader.EventKind, n int) {
 }
 
 // watch sends all events to a client until it is gone.
-func (h *Host) watch(ctx context.Context, l *link) {
+func (h *Host) watch(ctx context.Context, in *bufio.Reader, out *writer) {
 	ctx, gone := context.WithCancel(ctx)
 	go func() {
 		defer gone()
-		_, _ = l.in.ReadByte() // it says no more: the end of the connection
+		_, _ = in.ReadByte() // it says no more: the end of the connection
 	}()
 	w := &watcher{more: make(chan struct{}, 1)}
 	h.mu.Lock()
@@ -358,7 +395,7 @@ func (h *Host) watch(ctx context.Context, l *link) {
 		h.mu.Unlock()
 		for len(events) > 0 {
 			n := min(len(events), atOnce)
-			if l.send(frameEvents, events[:n]) != nil {
+			if out.send(frameEvents, 0, events[:n]) != nil {
 				return
 			}
 			events = events[n:]

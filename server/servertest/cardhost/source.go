@@ -1,114 +1,41 @@
 package cardhost
 
 import (
-	"bytes"
-	"cmp"
+	"bufio"
 	"context"
 	"encoding/binary"
 	"fmt"
-	"net"
-	"sync"
 	"time"
 
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/pcsc/reader"
 )
 
-const (
-	redial       = 50 * time.Millisecond // Watch looks for a host again
-	closeTimeout = 5 * time.Second       // a host answers at once, if it runs at all
-)
-
-// pool is connections to a host that nobody uses now.
-type pool struct {
-	addr string
-	mu   sync.Mutex
-	idle []*link
-	done bool
-}
-
-// exchange is the first on a link that is free: one of the pool if there is one
-// that lives. The link is the caller's then.
-func (p *pool) exchange(ctx context.Context, kind byte, body []byte) (*link, []byte, error) {
-	for {
-		p.mu.Lock()
-		var l *link
-		if n := len(p.idle); n > 0 {
-			l, p.idle = p.idle[n-1], p.idle[:n-1]
-		}
-		p.mu.Unlock()
-		fresh := l == nil
-		if fresh {
-			var err error
-			if l, err = p.dial(ctx); err != nil {
-				return nil, nil, err
-			}
-		}
-		answer, alive, err := l.exchange(ctx, kind, body)
-		switch {
-		case err == nil && alive:
-			return l, answer, nil
-		case alive:
-			p.put(l)
-			return nil, nil, err
-		}
-		_ = l.Close()
-		if fresh || ctx.Err() != nil {
-			return nil, nil, cmp.Or(err, ctx.Err()) // a link may die with an answer on it
-		}
-		// The host was started anew: its connections from before are dead.
-	}
-}
-
-func (p *pool) dial(ctx context.Context) (*link, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", p.addr)
-	if err != nil {
-		return nil, fmt.Errorf("cardhost: %w: %w", apdu.ErrTransport, err)
-	}
-	return newLink(c), nil
-}
-
-func (p *pool) put(l *link) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.done {
-		_ = l.Close()
-		return
-	}
-	p.idle = append(p.idle, l)
-}
-
-func (p *pool) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.done = true
-	for _, l := range p.idle {
-		_ = l.Close()
-	}
-	p.idle = nil
-}
+// redial is how long Watch waits before it looks for a host again.
+const redial = 50 * time.Millisecond
 
 // Source is a host's readers, seen from another process. It is safe for
-// concurrent use.
+// concurrent use. All its cards share a connection: when the process ends, all
+// are reset.
 type Source struct {
-	links pool
-	sees  func(card int) bool
+	client client
+	sees   func(card int) bool
 }
 
 var _ reader.Source = (*Source)(nil)
 
 // NewSource is the readers of the host at addr; sees says which of them this
-// one has (nil: all), so that several servers can have a part each.
+// one has (nil: all), so that several servers can have a part each. It connects
+// when it is used, and must be closed.
 func NewSource(addr string, sees func(card int) bool) *Source {
 	if sees == nil {
 		sees = func(int) bool { return true }
 	}
-	return &Source{links: pool{addr: addr}, sees: sees}
+	return &Source{client: client{addr: addr}, sees: sees}
 }
 
-// Close gives back the connections that are kept for the next Open.
-func (s *Source) Close() { s.links.close() }
+// Close ends the connection. Cards that are open are reset.
+func (s *Source) Close() { s.client.close() }
 
 // Watch implements reader.Source: while there is no host, there are no readers.
 func (s *Source) Watch(ctx context.Context, fn func(reader.Event)) error {
@@ -124,13 +51,14 @@ func (s *Source) Watch(ctx context.Context, fn func(reader.Event)) error {
 
 // watchOnce watches until the connection ends.
 func (s *Source) watchOnce(ctx context.Context, fn func(reader.Event)) {
-	l, err := s.links.dial(ctx)
+	conn, err := dial(ctx, s.client.addr)
 	if err != nil {
 		return
 	}
-	defer l.Close()
-	defer context.AfterFunc(ctx, func() { _ = l.SetDeadline(longAgo) })()
-	if l.send(frameWatch, nil) != nil {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	w := writer{conn: conn}
+	if w.send(frameWatch, 0, nil) != nil {
 		return
 	}
 	there := map[int]reader.Reader{}
@@ -142,12 +70,12 @@ func (s *Source) watchOnce(ctx context.Context, fn func(reader.Event)) {
 			fn(reader.Event{Kind: reader.ReaderRemoved, Reader: reader.Reader{Name: r.Name, ID: r.ID}})
 		}
 	}()
-	for {
-		kind, body, err := l.receive()
-		if err != nil || kind != frameEvents || len(body)%eventLen != 0 {
+	for in := bufio.NewReader(conn); ; {
+		f, err := readFrame(in)
+		if err != nil || f.kind != frameEvents || len(f.body)%eventLen != 0 {
 			return
 		}
-		for ; len(body) > 0; body = body[eventLen:] {
+		for body := f.body; len(body) > 0; body = body[eventLen:] {
 			n := int(binary.BigEndian.Uint32(body[1:]))
 			if ctx.Err() != nil || !s.sees(n) {
 				continue
@@ -172,43 +100,43 @@ func (s *Source) Open(ctx context.Context, name string, mode reader.Mode) (apdu.
 	if !ok || !s.sees(n) {
 		return nil, fmt.Errorf("%s: %w", name, apdu.ErrNoReader)
 	}
-	var body [5]byte
-	binary.BigEndian.PutUint32(body[:], uint32(n))
-	body[4] = byte(mode)
-	l, atr, err := s.links.exchange(ctx, frameOpen, body[:])
+	ch, err := s.client.channel(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &conn{links: &s.links, link: l, atr: bytes.Clone(atr)}, nil
+	var body [5]byte
+	binary.BigEndian.PutUint32(body[:], uint32(n))
+	body[4] = byte(mode)
+	atr, alive, err := ch.exchange(ctx, frameOpen, body[:])
+	if err != nil {
+		if alive {
+			ch.forget()
+		}
+		return nil, err
+	}
+	return &conn{channel: ch, atr: atr}, nil
 }
 
-// conn is a card that is open: it has a link to itself.
+// conn is a card that is open.
 type conn struct {
-	links *pool
-	link  *link // nil once it is of no use
-	atr   []byte
+	channel *channel // nil once it is of no use
+	atr     []byte
 }
 
 func (c *conn) exchange(ctx context.Context, kind byte, body []byte) ([]byte, error) {
-	if c.link == nil {
+	if c.channel == nil {
 		return nil, fmt.Errorf("cardhost: %w: the connection is closed", apdu.ErrTransport)
 	}
-	answer, alive, err := c.link.exchange(ctx, kind, body)
+	answer, alive, err := c.channel.exchange(ctx, kind, body)
 	if !alive {
-		// The host resets the card when it finds this connection gone.
-		_ = c.link.Close()
-		c.link = nil
+		c.channel = nil
 	}
 	return answer, err
 }
 
 // Transmit implements apdu.Transmitter.
 func (c *conn) Transmit(ctx context.Context, capdu []byte) ([]byte, error) {
-	rapdu, err := c.exchange(ctx, frameAPDU, capdu)
-	if err != nil {
-		return nil, err
-	}
-	return bytes.Clone(rapdu), nil
+	return c.exchange(ctx, frameAPDU, capdu)
 }
 
 // ATR implements apdu.Conn.
@@ -220,17 +148,17 @@ func (c *conn) Reset(ctx context.Context) error {
 	return err
 }
 
-// Close gives the card back as it is.
+// Close gives the card back as it is: to this Source at once, to another as soon
+// as the host hears of it.
 func (c *conn) Close() error {
-	if c.link == nil {
+	if c.channel == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-	defer cancel()
-	_, err := c.exchange(ctx, frameClose, nil)
-	if c.link != nil {
-		c.links.put(c.link)
-		c.link = nil
+	err := c.channel.line.send(frameClose, c.channel.number, nil)
+	c.channel.forget()
+	c.channel = nil
+	if err != nil {
+		return fmt.Errorf("cardhost: %w: %w", apdu.ErrTransport, err)
 	}
-	return err
+	return nil
 }

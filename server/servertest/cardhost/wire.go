@@ -2,29 +2,34 @@ package cardhost
 
 import (
 	"bufio"
-	"context"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
-	"time"
+	"runtime"
+	"sync"
 
 	"github.com/cardbridge/cardbridge/apdu"
 )
 
-// A frame is the length of its body (4 bytes, big-endian), its kind, its body.
-// A client sends one and gets one back; a client that watches gets many.
+// A frame is the length of its body (4 bytes, big-endian), its kind, the number
+// of what it belongs to (4 bytes), its body. The client gives the numbers: one
+// to each card that it opens, until it closes or abandons it, and one to each
+// order. All but close and abandon are answered, with ok or error.
 const (
-	headerLen = 5
+	headerLen = 9
 	maxFrame  = 1 << 20 // of a body
 
 	// From a client.
 	frameOpen    = 'O' // card(4) mode(1) → ok: ATR
 	frameAPDU    = 'A' // C-APDU → ok: R-APDU
 	frameReset   = 'R' // → ok
-	frameClose   = 'C' // the card is left as it is → ok; the connection may open another
-	frameWatch   = 'W' // → events, until the connection ends
+	frameClose   = 'C' // the card is left as it is
+	frameAbandon = 'X' // it is reset once it has carried out what was sent
 	frameControl = 'J' // JSON → ok: JSON
+	frameWatch   = 'W' // the only frame of its connection → events, until that ends
 
 	// From the host.
 	frameOK     = 'K'
@@ -33,6 +38,89 @@ const (
 
 	eventLen = 5
 )
+
+type frame struct {
+	kind   byte
+	number uint32
+	body   []byte
+}
+
+// readFrame gives a frame whose body is the caller's.
+func readFrame(r *bufio.Reader) (f frame, err error) {
+	header, err := r.Peek(headerLen)
+	if err != nil {
+		return f, err
+	}
+	n := binary.BigEndian.Uint32(header)
+	f.kind, f.number = header[4], binary.BigEndian.Uint32(header[5:])
+	if n > maxFrame {
+		return f, fmt.Errorf("cardhost: a frame of %d bytes, at most %d are allowed", n, maxFrame)
+	}
+	if _, err := r.Discard(headerLen); err != nil {
+		return f, err
+	}
+	f.body = make([]byte, n)
+	_, err = io.ReadFull(r, f.body)
+	return f, err
+}
+
+// maxPending bounds what waits for a peer that does not read.
+const maxPending = 64 << 20 // bytes
+
+// writer puts the frames of many goroutines together into the writes of one.
+type writer struct {
+	conn net.Conn
+
+	mu         sync.Mutex
+	out, spare []byte // reused by turns
+	writing    bool
+	err        error
+}
+
+// send sees to it that a frame goes out, before all that come later. An error
+// of the connection ends it.
+func (w *writer) send(kind byte, number uint32, body []byte) error {
+	if len(body) > maxFrame {
+		return fmt.Errorf("cardhost: a frame of %d bytes, at most %d go", len(body), maxFrame)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.out) > maxPending {
+		w.fail(fmt.Errorf("cardhost: the other side does not read: %d bytes wait", len(w.out)))
+	}
+	if w.err != nil {
+		return w.err
+	}
+	w.out = binary.BigEndian.AppendUint32(w.out, uint32(len(body)))
+	w.out = binary.BigEndian.AppendUint32(append(w.out, kind), number)
+	w.out = append(w.out, body...)
+	if w.writing {
+		return nil
+	}
+	w.writing = true
+	for len(w.out) > 0 && w.err == nil {
+		w.mu.Unlock()
+		runtime.Gosched() // those who are about to send share the write
+		w.mu.Lock()
+		out := w.out
+		w.out = w.spare[:0]
+		w.mu.Unlock()
+		_, err := w.conn.Write(out)
+		w.mu.Lock()
+		w.spare = out[:0]
+		if err != nil {
+			w.fail(err)
+		}
+	}
+	w.writing = false
+	return w.err
+}
+
+// fail ends the connection; mu is held.
+func (w *writer) fail(err error) {
+	w.err = cmp.Or(w.err, err)
+	_ = w.conn.Close()
+}
 
 // carried are the errors that a code stands for, its index: those of package
 // apdu, which a Source must tell apart.
@@ -66,80 +154,3 @@ type hostError struct {
 
 func (e *hostError) Error() string { return e.text }
 func (e *hostError) Unwrap() error { return e.kind }
-
-// link is one side of a connection. It serves one goroutine.
-type link struct {
-	net.Conn
-	in   *bufio.Reader
-	out  []byte // reused, as body is
-	body []byte
-}
-
-func newLink(c net.Conn) *link { return &link{Conn: c, in: bufio.NewReader(c)} }
-
-// send writes a frame.
-func (l *link) send(kind byte, body []byte) error {
-	if len(body) > maxFrame {
-		return fmt.Errorf("cardhost: a frame of %d bytes, at most %d go", len(body), maxFrame)
-	}
-	l.out = binary.BigEndian.AppendUint32(l.out[:0], uint32(len(body)))
-	l.out = append(append(l.out, kind), body...)
-	_, err := l.Write(l.out)
-	return err
-}
-
-// receive reads a frame; its body is good until the next.
-func (l *link) receive() (kind byte, body []byte, err error) {
-	header, err := l.in.Peek(headerLen)
-	if err != nil {
-		return 0, nil, err
-	}
-	n, kind := binary.BigEndian.Uint32(header), header[4]
-	if n > maxFrame {
-		return 0, nil, fmt.Errorf("cardhost: a frame of %d bytes, at most %d are allowed", n, maxFrame)
-	}
-	if _, err := l.in.Discard(headerLen); err != nil {
-		return 0, nil, err
-	}
-	if uint32(cap(l.body)) < n {
-		l.body = make([]byte, n)
-	}
-	l.body = l.body[:n]
-	for got := 0; got < len(l.body); {
-		m, err := l.in.Read(l.body[got:])
-		if err != nil {
-			return 0, nil, err
-		}
-		got += m
-	}
-	return kind, l.body, nil
-}
-
-// long ago ends every read and write that is under way.
-var longAgo = time.Unix(1, 0)
-
-// exchange sends a frame and gives the body of the ok that it is answered with,
-// good until the next. Where alive is false the link is of no use any more.
-func (l *link) exchange(ctx context.Context, kind byte, body []byte) (answer []byte, alive bool, err error) {
-	if err := ctx.Err(); err != nil {
-		return nil, true, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = l.SetDeadline(longAgo) })
-	err = l.send(kind, body)
-	var answered byte
-	if err == nil {
-		answered, answer, err = l.receive()
-	}
-	alive = stop() // else its deadline is over
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return nil, false, ctx.Err()
-	case err != nil:
-		return nil, false, fmt.Errorf("cardhost: %w: %w", apdu.ErrTransport, err)
-	case answered == frameOK:
-		return answer, alive, nil
-	case answered == frameError:
-		return nil, alive, decodeError(answer)
-	}
-	return nil, false, fmt.Errorf("cardhost: %w: a frame of kind %q", apdu.ErrTransport, answered)
-}
