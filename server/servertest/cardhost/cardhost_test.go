@@ -25,6 +25,7 @@ import (
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/applet-sim"
 	"github.com/cardbridge/cardbridge/card"
+	"github.com/cardbridge/cardbridge/card/cardtest"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
 	"github.com/cardbridge/cardbridge/card/id"
 	"github.com/cardbridge/cardbridge/card/rsafast"
@@ -132,6 +133,11 @@ func serveAt(t testing.TB, addr string, c cardhost.Config) (stop func()) {
 	t.Helper()
 	h, err := cardhost.New(c)
 	require.NoError(t, err)
+	return serveHost(t, addr, h)
+}
+
+func serveHost(t testing.TB, addr string, h *cardhost.Host) (stop func()) {
+	t.Helper()
 	l, err := net.Listen("unix", addr)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -256,6 +262,48 @@ func TestTransmitIsCancelled(t *testing.T) {
 	assert.NoError(t, conn.Close())
 	settled(t, control, 0)
 	require.NoError(t, open(t, readers, 0, reader.Exclusive).Close())
+}
+
+// What comes through the socket is what the card says. The image is one with
+// which the suite can run as on a physical card.
+func TestConformance(t *testing.T) {
+	image := func(n int) *appletsim.Image {
+		im := servertest.Image(n)
+		im.Profiles[0].State, im.Profiles[1].State = appletsim.Disabled, appletsim.Enabled
+		im.Profiles[2].Owner, im.Profiles[2].Class = servertest.Owner, appletsim.Test
+		kept := im.Profiles[0]
+		kept.ICCID, kept.PPR1 = servertest.ICCID(n, 3), true
+		im.Profiles = append(im.Profiles, kept)
+		return im
+	}
+	h, err := cardhost.New(cardhost.Config{Cards: 1})
+	require.NoError(t, err)
+	h.SetImage(image)
+	addr := filepath.Join(t.TempDir(), "s")
+	defer serveHost(t, addr, h)()
+	readers, control := client(t, addr)
+	record, err := card.ParseRecord(servertest.Record(image(0)))
+	require.NoError(t, err)
+	server, err := terminal()
+	require.NoError(t, err)
+	sum := cardtest.Run(t, cardtest.Existing(cardtest.Card{
+		Open: func(t *testing.T) apdu.Conn {
+			var conn apdu.Conn
+			require.Eventually(t, func() (ok bool) { // a card that was pulled comes back
+				conn, err = readers.Open(t.Context(), cardhost.Name(0), reader.Shared)
+				return err == nil
+			}, 20*time.Second, time.Millisecond)
+			require.NoError(t, conn.Reset(t.Context()))
+			return conn
+		},
+		Record: record,
+		Server: server.Keys,
+		PowerCycle: func(t *testing.T, _ apdu.Conn) {
+			require.NoError(t, control.Remove(t.Context(), 0, 0))
+			require.NoError(t, control.Insert(t.Context(), 0))
+		},
+	}))
+	assert.GreaterOrEqual(t, len(sum.Ran), 100, sum)
 }
 
 // events collects what a source says.

@@ -25,7 +25,8 @@ import (
 // Host is the cards, in this process. Start is for one in another.
 type Host struct {
 	first int
-	slots []slot // card first and those after it; not changed
+	slots []slot                       // card first and those after it; not changed
+	image func(n int) *appletsim.Image // servertest.Image, but in a test
 	keys  cryptogram.PrivateKeys
 	rsa   *rsafast.Scheduler
 	atr   []byte
@@ -58,7 +59,7 @@ func New(c Config) (*Host, error) {
 	}
 	h := &Host{
 		first: c.First, slots: make([]slot, c.Cards), watchers: map[*watcher]struct{}{},
-		rsa: rsafast.NewScheduler(rsafast.Config{Workers: c.Workers}),
+		image: servertest.Image, rsa: rsafast.NewScheduler(rsafast.Config{Workers: c.Workers}),
 	}
 	for i := range h.slots {
 		h.slots[i].n, h.slots[i].host = c.First+i, h
@@ -259,7 +260,7 @@ func (c *connection) transmit(ctx context.Context, capdu []byte) ([]byte, error)
 // connection may read card without mu.
 func (s *slot) emulate() *appletsim.Card {
 	if s.card == nil {
-		s.card = servertest.Card(servertest.Image(s.n), appletsim.WithKeys(s.host.keys))
+		s.card = servertest.Card(s.host.image(s.n), appletsim.WithKeys(s.host.keys))
 		if s.out {
 			s.card.Remove()
 		}
@@ -512,7 +513,7 @@ func (s *slot) state() State {
 	if s.exclusive {
 		st.Connections++
 	}
-	fresh := servertest.Image(s.n)
+	fresh := s.host.image(s.n)
 	im := fresh
 	if s.card != nil {
 		im = s.card.Image() // once the command under way is done
