@@ -504,12 +504,12 @@ type guard struct {
 // A server that has not ended yet may still write: rm is tried again.
 const guardScript = `trap '' HUP INT TERM
 while read -r line; do :; done
-for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
-	rm -rf -- "$0" 2>/dev/null
-	[ -e "$0" ] || exit 0
+tries=0
+until rm -rf -- "$0" 2>/dev/null; do
+	tries=$((tries + 1))
+	[ $tries -lt 200 ] || exit 1
 	sleep 0.1
-done
-exit 1`
+done`
 
 func startGuard(dir string) (*guard, error) {
 	cmd := exec.Command("sh", "-c", guardScript, dir)
