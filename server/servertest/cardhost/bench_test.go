@@ -85,6 +85,7 @@ func BenchmarkOperation(b *testing.B) {
 					return
 				}
 				var card atomic.Int32
+				b.ResetTimer() // the cards are made
 				b.RunParallel(func(pb *testing.PB) {
 					n, counter := int(card.Add(1)-1), uint32(5)
 					for ; pb.Next(); counter++ {
