@@ -39,7 +39,7 @@ func TestReloadWhileEvaluating(t *testing.T) {
 	require.NoError(t, err)
 	done := make(chan struct{})
 	var workers sync.WaitGroup
-	for range 4 {
+	for range 2 {
 		workers.Go(func() {
 			last := 0
 			for {
@@ -64,7 +64,7 @@ func TestReloadWhileEvaluating(t *testing.T) {
 			}
 		})
 	}
-	for i := 1; i <= 50; i++ {
+	for i := 1; i <= 25; i++ {
 		write(t, path, numberedSet(i))
 		require.NoError(t, f.Reload())
 		write(t, path, "version: 2\n")

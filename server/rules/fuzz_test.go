@@ -34,7 +34,7 @@ func FuzzParse(f *testing.F) {
 	for _, s := range []string{
 		"", head + oneRule, requiring("request.x"), requiring("|\n  a\n  b\n"), requiring(">-\n      now > now\n      && x"),
 		requiring(`"\"\\\x41\n" == 'a'`), requiring("'''' == ''''"), version1 + "vars: {a: [b, c], d: 1h}\n" + budgets + oneRule,
-		"a: &a [*a]", "? [a]\n: b", guardWith("{default: {share: .5, at_least: 1}}"), head + oneRule + "    cases: [{when: true, shown_as: first}]\n",
+		"a: &a [*a]", "? [a]\n: b", "---", "--- \n...", "version:", "rules:\n  -", guardWith("{default: {share: .5, at_least: 1}}"), head + oneRule + "    cases: [{when: true, shown_as: first}]\n",
 	} {
 		f.Add([]byte(s))
 	}
@@ -52,7 +52,7 @@ func FuzzParse(f *testing.F) {
 		assert.LessOrEqual(t, len(faults), maxErrors+1)
 		lines := strings.Split(strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u0085", "\n", "\u2028", "\n", "\u2029", "\n").Replace(string(b)), "\n")
 		for _, e := range faults {
-			assert.LessOrEqual(t, e.Line, len(lines), "%v", e)
+			require.LessOrEqual(t, e.Line, len(lines), "%v", e)
 			if e.Line > 0 && e.Column > 0 {
 				assert.LessOrEqual(t, e.Column, len([]rune(lines[e.Line-1]))+1, "%v", e)
 			}

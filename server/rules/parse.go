@@ -132,6 +132,9 @@ type reference struct {
 }
 
 func (p *parser) fail(at place, format string, args ...any) {
+	if at.line > len(p.lines) { // where YAML has what is not there
+		at = place{len(p.lines), 0}
+	}
 	p.errs = append(p.errs, &Error{p.file, at.line, at.column, fmt.Sprintf(format, args...)})
 }
 
@@ -144,12 +147,12 @@ func (p *parser) set(b []byte) *Set {
 		p.fail(place{}, "%d bytes, at most %d", len(b), MaxFile)
 		return nil
 	}
+	text := strings.TrimPrefix(string(b), "\ufeff")
+	p.lines = strings.Split(strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u0085", "\n", "\u2028", "\n", "\u2029", "\n").Replace(text), "\n")
 	if i := invalidUTF8(b); i >= 0 {
 		p.fail(place{bytes.Count(b[:i], []byte("\n")) + 1, 0}, "not UTF-8")
 		return nil
 	}
-	text := strings.TrimPrefix(string(b), "\ufeff")
-	p.lines = strings.Split(strings.NewReplacer("\r\n", "\n", "\r", "\n", "\u0085", "\n", "\u2028", "\n", "\u2029", "\n").Replace(text), "\n")
 	root := p.yaml(b)
 	if root == nil {
 		return nil
@@ -208,7 +211,7 @@ func (p *parser) yaml(b []byte) *yaml.Node {
 		p.yamlError(err)
 		return nil
 	}
-	if len(doc.Content) != 1 {
+	if len(doc.Content) != 1 || doc.Content[0].Tag == "!!null" {
 		p.fail(place{}, "the file is empty")
 		return nil
 	}

@@ -34,6 +34,7 @@ func TestFaults(t *testing.T) {
 		// the file
 		{"empty", "", "empty"},
 		{"a comment", "# nothing\n", "empty"},
+		{"no document", "---", "empty"},
 		{"no mapping", "§- 1\n", "the file is no mapping"},
 		{"a word", "§rules", "the file is no mapping"},
 		{"unknown key", head + oneRule + "§rule: []\n", `the file has no "rule"`},
