@@ -1,0 +1,21 @@
+package servertest
+
+import (
+	"regexp"
+	"sync"
+
+	"github.com/cardbridge/cardbridge/server/rules"
+)
+
+// Rules are the shipped rules without any budget: tests deactivate more of their
+// few cards than anybody would.
+var Rules = sync.OnceValue(func() *rules.Set { return RulesWith("{}") })
+
+// RulesWith are the shipped rules with an operator's budget, as it stands in a
+// rules file.
+func RulesWith(budget string) *rules.Set {
+	text := regexp.MustCompile(`(?m)^    default: \{max.*$`).ReplaceAll(rules.DefaultYAML, []byte("    default: "+budget))
+	set, err := rules.Parse("servertest", text)
+	must(err)
+	return set
+}

@@ -1,0 +1,56 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+const (
+	// postgresWriters is how many transactions of this process are under way at
+	// once. Those of one operator wait for each other at its guard, so that more
+	// of them make batches smaller and little else.
+	postgresWriters = 3
+	postgresReaders = 8
+	// connectTimeout bounds finding a database that is gone.
+	connectTimeout = 5 * time.Second
+)
+
+// openPostgres opens the database at a URL. The error tells no password.
+func (s *Store) openPostgres(url string) error {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return errors.New("store: the PostgreSQL URL cannot be read; it is like postgres://user:password@host:5432/database?sslmode=verify-full")
+	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = connectTimeout
+	}
+	for name, value := range map[string]string{
+		// A server that hangs in a transaction must not keep the others out.
+		"idle_in_transaction_session_timeout": "60000",
+		"lock_timeout":                        "20000",
+		"statement_timeout":                   "30000",
+		"application_name":                    "cardbridge",
+	} {
+		if _, set := config.RuntimeParams[name]; !set {
+			config.RuntimeParams[name] = value
+		}
+	}
+	s.db = sql.OpenDB(stdlib.GetConnector(*config, stdlib.OptionAfterConnect(durable)))
+	s.db.SetMaxOpenConns(postgresWriters + postgresReaders)
+	s.db.SetMaxIdleConns(postgresWriters + postgresReaders)
+	s.db.SetConnMaxIdleTime(5 * time.Minute)
+	s.dialect = postgresDialect
+	return nil
+}
+
+// durable keeps a database from reporting commits before they are on disk: the
+// mark that goes before a command must outlive everything.
+func durable(ctx context.Context, conn *pgx.Conn) error {
+	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
+	return err
+}
