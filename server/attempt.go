@@ -5,11 +5,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/card"
-	"github.com/cardbridge/cardbridge/card/id"
 	"github.com/cardbridge/cardbridge/server/inventory"
 	"github.com/cardbridge/cardbridge/server/store"
 )
@@ -18,133 +18,187 @@ import (
 // somebody wants the server to end.
 const recordTimeout = 30 * time.Second
 
-// carryOut brings a request as far as it comes.
-func (s *Server) carryOut(ctx context.Context, req store.Request, c *store.Card, readers []inventory.Place) again {
-	defer s.hub.publish(req.ID)
-	if req.SentAt == nil {
-		// The record may have changed while the request waited.
-		if v := s.judge(req, c); v.Refusal != nil {
-			_, err := s.Store.Finish(ctx, req.ID, v.Outcome())
-			return s.recorded(req, err)
-		}
-	}
+// slow is how long an authentication takes before operators are told of it as a
+// state of its own.
+const slow = time.Second
+
+// carryOut does what there is to do under a claim, through one reader: it settles
+// the record of a card, or brings its next request as far as it comes. Every way
+// out gives the claim back.
+func (s *Server) carryOut(work *taken, place inventory.Place) again {
+	ctx, cancel := s.leased(work.since)
+	defer cancel()
+	c, req := work.Card, work.Request
 	who, err := target(c)
 	if err != nil {
-		s.Log.Error("card cannot be addressed", "eid", req.EID, "error", err)
+		s.Log.Error("card cannot be addressed", "eid", c.EID, "error", err)
+		s.release(work.Claim)
 		return soon
 	}
-	return s.eachReader(ctx, req.EID, readers, func(place inventory.Place) again {
-		now, err := s.Store.Request(ctx, req.ID)
+	// The rules, and a first sending, start from a record that is the card's.
+	// In recovery GET STATUS is read anyhow.
+	if c.Unsettled && (req == nil || req.SentAt == nil) {
+		return s.settle(ctx, work, who, place)
+	}
+	defer s.hub.publish(req.ID)
+	if req.SentAt == nil && !work.fresh {
+		// The record may have changed while the request waited.
+		v, err := s.reconsider(ctx, work)
+		if err == nil && v.Refusal != nil {
+			_, err = s.Store.Finish(ctx, work.Claim, req.ID, v.Outcome())
+			return s.recorded(work, err)
+		}
 		if err != nil {
-			s.Log.Error("request not read", "request", req.ID, "error", err)
-			return soon
+			return s.recorded(work, err)
 		}
-		if now.FinishedAt != nil {
-			return no
-		}
-		return s.attempt(now, c, who, place)
-	})
-}
-
-// judge holds a request that was taken in against the rules again.
-func (s *Server) judge(req store.Request, c *store.Card) store.Verdict {
-	return verdict(s.Rules.Evaluate(rulesInput(store.Operator{ID: req.Operator, MCCMNC: req.MCCMNC}, req.EID, req.ICCID, c)))
+	}
+	return s.attempt(ctx, work, who, place)
 }
 
 // recorded says how it goes on after the record was written, or was not. Where
-// the deadline was faster (store.ErrState) the next look at the queue shows it.
-func (s *Server) recorded(req store.Request, err error) again {
+// the deadline was faster (store.ErrState), or the claim has passed, the next
+// look at the queue shows it.
+func (s *Server) recorded(work *taken, err error) again {
 	if err == nil {
 		return no
 	}
-	if !errors.Is(err, store.ErrState) {
-		s.Log.Error("request not recorded", "request", req.ID, "error", err)
+	switch {
+	case errors.Is(err, store.ErrFenced):
+		s.Log.Warn("claim has passed, nothing was recorded under it", "eid", work.Claim.EID, "error", err)
+		return soon
+	case !errors.Is(err, store.ErrState):
+		s.Log.Error("request not recorded", "eid", work.Claim.EID, "error", err)
 	}
+	s.release(work.Claim)
 	return soon
 }
 
 // attempt is one attempt at a request through one reader.
-func (s *Server) attempt(req store.Request, c *store.Card, who card.Target, place inventory.Place) again {
-	ctx, cancel := context.WithTimeout(s.work, s.Attempt)
-	defer cancel()
-	start := store.Event{Kind: "recovering", Detail: map[string]any{"reader": place.Name, "reader_id": place.ID}}
-	begin := s.Store.AddStep
-	if req.SentAt == nil {
-		start.Kind, begin = string(store.Authenticating), s.Store.Authenticate
-	}
-	if err := begin(ctx, req.ID, start); err != nil {
-		return s.recorded(req, err)
-	}
-	s.hub.publish(req.ID)
-
+func (s *Server) attempt(ctx context.Context, work *taken, who card.Target, place inventory.Place) again {
 	began := time.Now()
-	cmd, rep, err := s.send(ctx, req, c, who, place)
+	a := &attempt{s: s, work: work, who: who, place: place}
+	a.step(map[bool]string{false: string(store.Authenticating), true: "recovering"}[work.Request.SentAt != nil],
+		map[string]any{"reader": place.Name, "reader_id": place.ID})
+	told := time.AfterFunc(slow, func() { a.tell(ctx) })
+	rep, err := a.send(ctx)
+	told.Stop()
+	req := work.Request
 	s.Log.Info("attempt", "request", req.ID, "eid", req.EID, "reader", place.Name, "reader_id", place.ID, "outcome", rep.Outcome, "sent", rep.Sent,
 		"took", time.Since(began).Round(time.Microsecond), "error", err)
 	if rep.Authenticated {
-		s.trust(claim{req.EID, place})
+		s.trust(suspect{req.EID, place})
 	}
-	if errors.Is(err, store.ErrRefused) {
+	if errors.Is(err, store.ErrRefused) || errors.Is(err, store.ErrHeld) {
 		return no
 	}
-	return s.record(req, c, cmd, rep, err)
+	return a.record(rep, err)
+}
+
+// attempt is what is known of one attempt while it lasts.
+type attempt struct {
+	s     *Server
+	work  *taken
+	who   card.Target
+	place inventory.Place
+	cmd   card.Command
+
+	mu    sync.Mutex
+	steps []store.Event // that are not written yet
+}
+
+// step keeps a step, to be written with the next that has to be durable: no
+// transaction of its own for what only tells how far an attempt has come.
+func (a *attempt) step(kind string, detail map[string]any) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.steps = append(a.steps, store.Event{At: a.s.Store.Now(), Kind: kind, Detail: detail})
+}
+
+// take gives the steps to whoever writes them.
+func (a *attempt) take(more ...store.Event) []store.Event {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	steps := append(a.steps, more...)
+	a.steps = nil
+	return steps
+}
+
+// tell writes the steps of an attempt that takes its time.
+func (a *attempt) tell(ctx context.Context) {
+	if a.work.Request.SentAt != nil {
+		return
+	}
+	steps := a.take()
+	if len(steps) == 0 {
+		return // the mark has them
+	}
+	if err := a.s.Store.Authenticate(ctx, a.work.Claim, a.work.Request.ID, steps...); err != nil {
+		a.s.Log.Debug("steps not recorded", "request", a.work.Request.ID, "error", err)
+	}
+	a.s.hub.publish(a.work.Request.ID)
 }
 
 // send opens the card and sends the request's command. What was sent before is
 // sent again as it was.
-func (s *Server) send(ctx context.Context, req store.Request, c *store.Card, who card.Target, place inventory.Place) (card.Command, card.Report, error) {
-	cmd := card.Command{
+func (a *attempt) send(ctx context.Context) (card.Report, error) {
+	req := a.work.Request
+	a.cmd = card.Command{
 		INS: card.INSDeactivate, RequestID: req.ID, Operator: req.MCCMNC, ICCID: req.ICCID, Reason: req.Reason, Counter: req.Counter,
 	}
 	rep := card.Report{Sent: req.SentAt != nil}
 	if rep.Sent {
 		rep.Outcome = card.OutcomeUnknown
 	}
-	conn, err := s.Inventory.Open(ctx, place)
+	conn, err := a.s.Inventory.Open(ctx, a.place)
 	if err != nil {
-		return cmd, rep, err
+		return rep, err
 	}
 	defer func() {
 		if err := conn.Close(); err != nil {
-			s.Log.Debug("reader not closed cleanly", "reader", place.Name, "error", err)
+			a.s.Log.Debug("reader not closed cleanly", "reader", a.place.Name, "error", err)
 		}
 	}()
 	ch := apdu.BasicChannel(conn)
 	if !rep.Sent {
 		if _, err := card.Select(ctx, ch); err != nil {
-			return cmd, rep, err
+			return rep, err
 		}
 		info, err := card.ReadInfo(ctx, ch)
 		if err != nil {
-			return cmd, rep, err
+			return rep, err
 		}
-		cmd.Counter = info.EventCounter
+		a.cmd.Counter = info.EventCounter
 	}
-	a := card.Attempt{Command: cmd, Sent: rep.Sent, Recorded: c.EventCounter}
-	a.BeforeSend = func(ctx context.Context) error {
-		step := store.Event{Kind: string(store.Sending), Detail: map[string]any{"suite": who.Suite.String(), "event_counter": cmd.Counter}}
-		mark := s.Store.AddStep
-		if a.Sent {
-			step.Detail["again"] = true
-		} else {
-			mark = func(ctx context.Context, request id.RequestID, e store.Event) error {
-				return s.Store.MarkSending(ctx, request, cmd.Counter, e, func(now *store.Card) store.Verdict { return s.judge(req, now) })
-			}
-		}
-		defer s.hub.publish(req.ID)
-		if err := mark(ctx, req.ID, step); err != nil {
+	t := card.Attempt{Command: a.cmd, Sent: rep.Sent, Recorded: a.work.Card.EventCounter}
+	t.BeforeSend = func(ctx context.Context) error {
+		if err := a.mark(ctx, t.Sent); err != nil {
 			return fmt.Errorf("%w: %w", errInternal, err)
 		}
 		return nil
 	}
-	rep, err = s.Terminal.Attempt(ctx, ch, who, a)
-	return cmd, rep, err
+	return a.s.Terminal.Attempt(ctx, ch, a.who, t)
+}
+
+// mark writes that the command is about to go out.
+func (a *attempt) mark(ctx context.Context, again bool) error {
+	defer a.s.hub.publish(a.work.Request.ID)
+	step := store.Event{Kind: string(store.Sending), Detail: map[string]any{"suite": a.who.Suite.String(), "event_counter": a.cmd.Counter}}
+	if again {
+		step.Detail["again"] = true
+		return a.s.Store.Again(ctx, a.work.Claim, a.work.Request.ID, a.take(step)...)
+	}
+	before := a.take()
+	err := a.s.Store.MarkSending(ctx, a.work.Claim, *a.work.Request, a.cmd.Counter, before, step, a.judge)
+	if err != nil {
+		a.mu.Lock()
+		a.steps = append(a.steps, before...)
+		a.mu.Unlock()
+	}
+	return err
 }
 
 // record writes what an attempt established: verified answers, and nothing else.
-func (s *Server) record(req store.Request, c *store.Card, cmd card.Command, rep card.Report, cause error) again {
-	ctx, cancel := s.recording()
-	defer cancel()
+func (a *attempt) record(rep card.Report, cause error) again {
 	final, state := false, store.Unknown
 	switch {
 	case rep.Outcome == card.OutcomeDone:
@@ -154,7 +208,7 @@ func (s *Server) record(req store.Request, c *store.Card, cmd card.Command, rep 
 	case rep.Outcome == card.OutcomeFailed && rep.Sent:
 		final, state = true, store.Failed
 	case rep.Outcome == card.OutcomeFailed:
-		return s.unsent(ctx, req, cause)
+		return a.unsent(cause)
 	default:
 		// The card's signed 14 will not change, so nothing can be learned of
 		// this request any more. It stays unknown, and the card goes on to the
@@ -162,25 +216,25 @@ func (s *Server) record(req store.Request, c *store.Card, cmd card.Command, rep 
 		final = rep.Final() && rep.Status != nil
 	}
 	if !final {
-		return s.lost(ctx, req, rep, cause)
+		return a.lost(rep, cause)
 	}
 	o := store.Outcome{State: state, Detail: detail(rep, cause)}
 	step := store.Event{Kind: string(state), Detail: map[string]any{"text": o.Detail}}
-	if a := rep.Answer; a != nil {
+	if answer := rep.Answer; answer != nil {
 		o.Answer = &store.Answer{
-			Result: byte(a.Result), SW: uint16(a.SW), Suite: byte(a.Suite), EventCounter: a.Counter,
-			Command: cmd.Data(), Response: a.Data, Receipt: a.Receipt,
+			Result: byte(answer.Result), SW: uint16(answer.SW), Suite: byte(answer.Suite), EventCounter: answer.Counter,
+			Command: a.cmd.Data(), Response: answer.Data, Receipt: answer.Receipt,
 		}
-		step.Detail["by"], step.Detail["result"], step.Detail["status_word"] = "card", a.Result.Hex(), a.SW.Hex()
-		step.Detail["receipt"] = hex.EncodeToString(a.Receipt)
-		o.Card = stateOf(req, c, rep)
+		step.Detail["by"], step.Detail["result"], step.Detail["status_word"] = "card", answer.Result.Hex(), answer.SW.Hex()
+		step.Detail["receipt"] = hex.EncodeToString(answer.Receipt)
+		o.Card = stateOf(a.work.Request, a.work.Card, rep)
 		o.Unsettled = rep.StatusErr != nil
 	}
-	o.Steps = []store.Event{step}
+	o.Steps = a.take(step)
 	if rep.StatusErr != nil {
 		o.Steps = append(o.Steps, store.Event{Kind: "status not read", Internal: true, Detail: map[string]any{"error": rep.StatusErr.Error()}})
 	}
-	return s.finish(req, o)
+	return a.finish(o)
 }
 
 // recording bounds one writing of what a card said.
@@ -190,19 +244,21 @@ func (s *Server) recording() (context.Context, context.CancelFunc) {
 
 // finish ends a request by what its card proved. Where the record cannot be
 // written the proof is kept and written later, and until then nothing goes to
-// that card: what ended must not be sent again (docs/protocol.md §8).
-func (s *Server) finish(req store.Request, o store.Outcome) again {
-	for wait := s.Retry.next(0); ; wait = s.Retry.next(wait) {
-		ctx, cancel := s.recording()
-		_, err := s.Store.Finish(ctx, req.ID, o)
+// that card from here: what ended must not be sent again (docs/protocol.md §8).
+// Once the claim has passed the proof is another server's to get: the card gives
+// it again.
+func (a *attempt) finish(o store.Outcome) again {
+	for wait := a.s.Retry.next(0); ; wait = a.s.Retry.next(wait) {
+		ctx, cancel := a.s.recording()
+		_, err := a.s.Store.Finish(ctx, a.work.Claim, a.work.Request.ID, o)
 		cancel()
-		if err == nil || errors.Is(err, store.ErrState) || s.work.Err() != nil {
-			return s.recorded(req, err)
+		if err == nil || errors.Is(err, store.ErrState) || errors.Is(err, store.ErrFenced) || a.s.work.Err() != nil {
+			return a.s.recorded(a.work, err)
 		}
-		s.Log.Error("outcome not recorded yet", "request", req.ID, "outcome", o.State, "error", err, "again", wait)
+		a.s.Log.Error("outcome not recorded yet", "request", a.work.Request.ID, "outcome", o.State, "error", err, "again", wait)
 		select {
 		case <-time.After(wait):
-		case <-s.work.Done():
+		case <-a.s.work.Done():
 		}
 	}
 }
@@ -222,7 +278,7 @@ func detail(rep card.Report, cause error) string {
 // stateOf is what an attempt says of the card: all, where GET STATUS was read;
 // else, and only where the command was sent for the first time, what the answer
 // says. A stored answer that comes again may be older than the card's state.
-func stateOf(req store.Request, c *store.Card, rep card.Report) *store.CardState {
+func stateOf(req *store.Request, c *store.Card, rep card.Report) *store.CardState {
 	if rep.Status != nil {
 		return statusOf(rep.Status)
 	}
@@ -258,29 +314,30 @@ func statusOf(st *card.Status) *store.CardState {
 }
 
 // unsent is an attempt that sent nothing: the request waits for the next one.
-func (s *Server) unsent(ctx context.Context, req store.Request, cause error) again {
-	if errors.Is(cause, store.ErrState) {
-		return soon // its deadline was faster
+func (a *attempt) unsent(cause error) again {
+	if errors.Is(cause, store.ErrFenced) || errors.Is(cause, store.ErrState) {
+		return a.s.recorded(a.work, cause) // another server, or the deadline, was faster
 	}
-	s.audit(ctx, req, cause)
-	err := s.Store.Wait(ctx, req.ID, store.Event{Kind: string(store.Waiting), Detail: map[string]any{"text": text(cause)}})
-	if err != nil {
-		return s.recorded(req, err)
+	ctx, cancel := a.s.recording()
+	defer cancel()
+	step := store.Event{Kind: string(store.Waiting), Detail: map[string]any{"text": text(cause)}}
+	if err := a.s.Store.Wait(ctx, a.work.Claim, a.work.Request.ID, append(a.take(audit(cause)...), step)...); err != nil {
+		return a.s.recorded(a.work, err)
 	}
 	return blame(cause)
 }
 
 // lost is an attempt after which a command is out and no answer to it verified.
-func (s *Server) lost(ctx context.Context, req store.Request, rep card.Report, cause error) again {
-	s.audit(ctx, req, cause)
+func (a *attempt) lost(rep card.Report, cause error) again {
+	ctx, cancel := a.s.recording()
+	defer cancel()
+	var state *store.CardState
 	if rep.Status != nil {
-		if err := s.Store.RecordCard(ctx, req.EID, *statusOf(rep.Status)); err != nil {
-			return s.recorded(req, err)
-		}
+		state = statusOf(rep.Status)
 	}
-	err := s.Store.Lost(ctx, req.ID, store.Event{Kind: string(store.Unknown), Detail: map[string]any{"text": text(cause)}})
-	if err != nil {
-		return s.recorded(req, err)
+	step := store.Event{Kind: string(store.Unknown), Detail: map[string]any{"text": text(cause)}}
+	if err := a.s.Store.Lost(ctx, a.work.Claim, a.work.Request.ID, state, append(a.take(audit(cause)...), step)...); err != nil {
+		return a.s.recorded(a.work, err)
 	}
 	if rep.Authenticated {
 		return soon
@@ -288,22 +345,17 @@ func (s *Server) lost(ctx context.Context, req store.Request, rep card.Report, c
 	return blame(cause)
 }
 
-// audit keeps for the audit log alone what operators must not learn: which
-// check of an authentication failed, and what went wrong within the server.
-func (s *Server) audit(ctx context.Context, req store.Request, cause error) {
-	step := store.Event{Internal: true}
+// audit is for the audit log alone, what operators must not learn: which check
+// of an authentication failed, and what went wrong within the server.
+func audit(cause error) []store.Event {
 	var auth *card.AuthError
 	switch {
 	case errors.As(cause, &auth):
-		step.Kind, step.Detail = "authentication failed", map[string]any{"reason": auth.Reason}
+		return []store.Event{{Internal: true, Kind: "authentication failed", Detail: map[string]any{"reason": auth.Reason}}}
 	case cause != nil && text(cause) == errInternal.Error():
-		step.Kind, step.Detail = "internal error", map[string]any{"error": cause.Error()}
-	default:
-		return
+		return []store.Event{{Internal: true, Kind: "internal error", Detail: map[string]any{"error": cause.Error()}}}
 	}
-	if err := s.Store.AddStep(ctx, req.ID, step); err != nil {
-		s.Log.Error("step not recorded", "request", req.ID, "error", err)
-	}
+	return nil
 }
 
 // errInternal is an error of the server's own: the audit log alone has more.
@@ -364,34 +416,25 @@ func blame(err error) again {
 	return soon
 }
 
-// settle reads a card's state in a session of its own. waiting, where it is not
-// nil, is the request that waits for it.
-func (s *Server) settle(ctx context.Context, c *store.Card, waiting *store.Request, readers []inventory.Place) again {
-	who, err := target(c)
-	if err != nil {
-		s.Log.Error("card cannot be addressed", "eid", c.EID, "error", err)
-		return soon
-	}
-	return s.eachReader(ctx, c.EID, readers, func(place inventory.Place) again {
-		ctx, cancel := context.WithTimeout(s.work, s.Attempt)
+// settle reads a card's state in a session of its own.
+func (s *Server) settle(ctx context.Context, work *taken, who card.Target, place inventory.Place) again {
+	status, err := s.status(ctx, who, place)
+	if err == nil {
+		s.trust(suspect{work.Card.EID, place})
+		record, cancel := s.recording()
 		defer cancel()
-		status, err := s.status(ctx, who, place)
-		if err == nil {
-			s.trust(claim{c.EID, place})
-			err = s.Store.RecordCard(ctx, c.EID, *statusOf(status))
+		if err = s.Store.RecordCard(record, work.Claim, *statusOf(status)); err == nil {
+			return more
 		}
-		if err != nil {
-			s.Log.Info("card not settled", "eid", c.EID, "reader", place.Name, "reader_id", place.ID, "error", err)
-			if waiting != nil {
-				ctx, cancel := s.recording()
-				defer cancel()
-				defer s.hub.publish(waiting.ID)
-				return s.unsent(ctx, *waiting, err)
-			}
-			return blame(err)
-		}
-		return no
-	})
+	}
+	s.Log.Info("card not settled", "eid", work.Card.EID, "reader", place.Name, "reader_id", place.ID, "error", err)
+	if work.Request != nil {
+		defer s.hub.publish(work.Request.ID)
+		a := &attempt{s: s, work: work, who: who, place: place}
+		return a.unsent(err)
+	}
+	s.release(work.Claim)
+	return blame(err)
 }
 
 func (s *Server) status(ctx context.Context, who card.Target, place inventory.Place) (*card.Status, error) {

@@ -47,7 +47,7 @@ func (s *Server) RegisterCard(ctx context.Context, op store.Operator, record []b
 	}
 	if fresh {
 		s.Log.Info("card registered", "eid", r.EID, "operator", op.Name)
-		s.kick(r.EID, false)
+		s.kick(r.EID, nil, false)
 	}
 	c, err = s.Card(ctx, op, r.EID)
 	return c, fresh, err
@@ -69,7 +69,7 @@ func (s *Server) addCard(ctx context.Context, op store.Operator, r *card.Record)
 // vouch registers a card that is registered already in the name of another
 // operator. What it is compared with never changes.
 func (s *Server) vouch(ctx context.Context, op store.Operator, r *card.Record) (fresh bool, err error) {
-	c, err := s.Store.Card(ctx, r.EID)
+	c, err := s.Store.Card(ctx, r.EID, op.ID)
 	if err != nil {
 		return false, err
 	}
@@ -126,11 +126,11 @@ func target(c *store.Card) (card.Target, error) {
 // The error matches store.ErrNotFound also where it owns none of them or has not
 // registered the card.
 func (s *Server) Card(ctx context.Context, op store.Operator, eid id.EID) (*store.Card, error) {
-	c, err := s.Store.Card(ctx, eid)
+	c, err := s.Store.Card(ctx, eid, op.ID)
 	if err != nil {
 		return nil, err
 	}
-	if !slices.Contains(c.RegisteredBy, op.ID) {
+	if !c.Registered {
 		return nil, fmt.Errorf("%w: card %s", store.ErrNotFound, eid)
 	}
 	var own []store.Profile

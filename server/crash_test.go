@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cardbridge/cardbridge/applet-sim"
+	"github.com/cardbridge/cardbridge/hwtest/rig/postgres"
 	"github.com/cardbridge/cardbridge/server"
 	"github.com/cardbridge/cardbridge/server/inventory"
 	"github.com/cardbridge/cardbridge/server/servertest"
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, dieServing(dir, os.Getenv(crashPoint)))
 		os.Exit(1) // it was to die before
 	}
-	os.Exit(m.Run())
+	postgres.Main(m)
 }
 
 // dieServing is a server over the card image file in dir that kills itself, as
@@ -71,7 +72,7 @@ func dieServing(dir, point string) error {
 		return next(capdu)
 	})
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	srv, err := server.New(server.Config{Store: s, Inventory: inventory.New(readers, log), Terminal: servertest.Terminal(), Log: log})
+	srv, err := server.New(server.Config{Store: s, Inventory: inventory.New(readers, log), Terminal: servertest.Terminal(), Log: log, Rules: servertest.Rules})
 	if err != nil {
 		return err
 	}
@@ -86,7 +87,7 @@ func TestKillNine(t *testing.T) {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	for point, left := range map[string]store.State{
-		"authenticating": store.Authenticating,
+		"authenticating": store.Waiting, // nothing of it is durable before the mark
 		"marked":         store.Sending,
 		"carried out":    store.Sending,
 	} {

@@ -15,6 +15,8 @@ import (
 type runner struct {
 	eid    id.EID
 	cancel context.CancelFunc
+	// work is what came with its claim, to be begun with; guarded by Server.mu.
+	work *taken
 	// more says that something came up since the runner last looked; guarded by
 	// Server.mu.
 	more bool
@@ -22,14 +24,21 @@ type runner struct {
 	inserted chan struct{}
 }
 
-// claim is a reader's claim to have a card; a reader that takes over another's
-// name does not take over its claims.
-type claim struct {
+// taken is work that was claimed, at since or later.
+type taken struct {
+	store.Work
+	since time.Time
+	fresh bool // the request was judged just now
+}
+
+// suspect is a reader that says it has a card; one that takes over another's
+// name does not take over what it said.
+type suspect struct {
 	eid   id.EID
 	place inventory.Place
 }
 
-// mistrust is what is left of failed authentications on a claim. It outlives
+// mistrust is what is left of failed authentications with a suspect. It outlives
 // the runner, so that coming and going does not speed up attempts; and it is
 // the reader's, so that a liar does not keep the card itself from being tried.
 type mistrust struct {
@@ -37,27 +46,41 @@ type mistrust struct {
 	until time.Time
 }
 
-// kick has somebody look what there is to do for a card.
-func (s *Server) kick(eid id.EID, inserted bool) {
+// kick has somebody look what there is to do for a card, beginning with work
+// where that is claimed. It reports whether there is anybody to do so.
+func (s *Server) kick(eid id.EID, work *taken, inserted bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx == nil || s.ctx.Err() != nil {
-		return
+		return false
 	}
 	if r := s.runners[eid]; r != nil {
 		r.more = true
+		if work != nil {
+			r.work = work
+		}
 		if inserted {
 			select {
 			case r.inserted <- struct{}{}:
 			default:
 			}
 		}
-		return
+		return true
 	}
 	ctx, cancel := context.WithCancel(s.ctx)
-	r := &runner{eid: eid, cancel: cancel, inserted: make(chan struct{}, 1)}
+	r := &runner{eid: eid, cancel: cancel, work: work, inserted: make(chan struct{}, 1)}
 	s.runners[eid] = r
 	s.running.Go(func() { s.run(ctx, r) })
+	return true
+}
+
+// begin is what a runner begins with, once.
+func (s *Server) begin(r *runner) *taken {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	work := r.work
+	r.work = nil
+	return work
 }
 
 // leave ends a runner unless something came up.
@@ -77,13 +100,18 @@ func (s *Server) leave(r *runner) bool {
 type again int
 
 const (
-	no    again = iota // the request is finished
-	soon               // the transport or the store failed
-	later              // authentication failed
+	no      again = iota // it is finished
+	soon                 // the transport or the store failed
+	later                // authentication failed
+	nothing              // there was nothing to do
+	more                 // there may be more to do
 )
 
 func (s *Server) run(ctx context.Context, r *runner) {
 	defer func() {
+		if work := s.begin(r); work != nil {
+			s.release(work.Claim)
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.runners[r.eid] == r {
@@ -95,19 +123,24 @@ func (s *Server) run(ctx context.Context, r *runner) {
 	for ctx.Err() == nil {
 		readers, calm := s.readers(r.eid)
 		if len(readers) == 0 {
+			if work := s.begin(r); work != nil {
+				s.release(work.Claim)
+			}
 			if calm == 0 && s.leave(r) {
 				return
 			}
 			s.sleep(ctx, r, calm)
 			continue
 		}
-		next, idle := s.step(ctx, r.eid, readers)
+		next := s.step(ctx, r, readers)
 		s.looked.publish(r.eid)
-		switch {
-		case idle && s.leave(r):
-			return
-		case idle:
-		case next == soon:
+		switch next {
+		case nothing, no:
+			if s.leave(r) {
+				return
+			}
+			wait = 0
+		case soon:
 			wait = s.Retry.next(wait)
 			s.sleep(ctx, r, wait)
 		default:
@@ -127,14 +160,14 @@ func (s *Server) sleep(ctx context.Context, r *runner, d time.Duration) {
 	}
 }
 
-// readers are those that claim the card and are not to be left alone for now.
-// Where all of them are, calm is how long; 0 where no reader claims the card.
+// readers are those that say they have the card and are not to be left alone
+// for now. Where all of them are, calm is how long; 0 where no reader says so.
 func (s *Server) readers(eid id.EID) (places []inventory.Place, calm time.Duration) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, place := range s.Inventory.Readers(eid) {
-		left := s.mistrust[claim{eid, place}].until.Sub(now)
+		left := s.mistrust[suspect{eid, place}].until.Sub(now)
 		switch {
 		case left <= 0:
 			places = append(places, place)
@@ -145,7 +178,7 @@ func (s *Server) readers(eid id.EID) (places []inventory.Place, calm time.Durati
 	return places, calm
 }
 
-func (s *Server) distrust(c claim) {
+func (s *Server) distrust(c suspect) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m := s.mistrust[c]
@@ -154,55 +187,84 @@ func (s *Server) distrust(c claim) {
 	s.mistrust[c] = m
 }
 
-func (s *Server) trust(c claim) {
+func (s *Server) trust(c suspect) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.mistrust, c)
 }
 
-// step does what is next for a card, in a worker's place. idle says that there
-// is nothing.
-func (s *Server) step(ctx context.Context, eid id.EID, readers []inventory.Place) (next again, idle bool) {
+// step does what is next for a card, in a worker's place: it tries the readers
+// that say they have it, one after the other and each under a claim of its own,
+// until one brings the matter to an end. A liar among them costs an
+// authentication.
+func (s *Server) step(ctx context.Context, r *runner, readers []inventory.Place) again {
 	select {
 	case s.places <- struct{}{}:
 		defer func() { <-s.places }()
 	case <-ctx.Done():
-		return soon, false
+		return soon
 	}
-	req, err := s.Store.NextRequest(ctx, eid)
-	open := err == nil
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		s.Log.Error("queue not read", "eid", eid, "error", err)
-		return soon, false
-	}
-	c, err := s.Store.Card(ctx, eid)
-	if errors.Is(err, store.ErrNotFound) {
-		return no, true // somebody's card, not registered here
-	}
-	if err != nil {
-		s.Log.Error("card not read", "eid", eid, "error", err)
-		return soon, false
-	}
-	if seen, ok := s.hint(eid); ok && seen != c.EventCounter && !c.Unsettled {
-		why := store.Event{Kind: "card unsettled", Internal: true, Detail: map[string]any{"event_counter": seen}}
-		if err := s.Store.Unsettle(ctx, eid, why); err != nil {
-			s.Log.Error("card not marked unsettled", "eid", eid, "error", err)
+	worst := later
+	for i, place := range readers {
+		if ctx.Err() != nil {
+			return soon
 		}
-		c.Unsettled = true
-	}
-	// The rules, and a first sending, start from a record that is the card's.
-	// In recovery GET STATUS is read anyhow.
-	if c.Unsettled && (!open || req.SentAt == nil) {
-		var waiting *store.Request
-		if open {
-			waiting = &req
+		work := s.begin(r)
+		if work == nil {
+			var err error
+			work, err = s.claim(ctx, r.eid)
+			if errors.Is(err, store.ErrNotFound) {
+				if i == 0 {
+					return nothing
+				}
+				return soon
+			}
+			if err != nil {
+				if ctx.Err() == nil {
+					s.Log.Error("card not claimed", "eid", r.eid, "error", err)
+				}
+				return soon
+			}
 		}
-		return s.settle(ctx, c, waiting, readers), false
+		switch next := s.carryOut(work, place); next {
+		case no, more:
+			return next
+		case soon:
+			worst = soon
+		case later:
+			s.distrust(suspect{r.eid, place})
+		}
 	}
-	if !open {
-		return no, true
+	return worst
+}
+
+// claim claims a card that has something to do. The error matches
+// store.ErrNotFound where there is nothing, or another server does it.
+func (s *Server) claim(ctx context.Context, eid id.EID) (*taken, error) {
+	if seen, ok := s.hint(eid); ok {
+		c, err := s.Store.Card(ctx, eid, 0)
+		if err != nil {
+			return nil, err // ErrNotFound: somebody's card, not registered here
+		}
+		if seen != c.EventCounter && !c.Unsettled {
+			why := store.Event{Kind: "card unsettled", Internal: true, Detail: map[string]any{"event_counter": seen}}
+			if err := s.Store.Unsettle(ctx, eid, why); err != nil {
+				return nil, err
+			}
+		}
 	}
-	return s.carryOut(ctx, req, c, readers), false
+	since := time.Now()
+	work, err := s.Store.Claim(ctx, s.self, eid)
+	return &taken{Work: work, since: since}, err
+}
+
+// release gives a claim back early; one that is not passes by itself.
+func (s *Server) release(c store.Claim) {
+	ctx, cancel := s.recording()
+	defer cancel()
+	if err := s.Store.Release(ctx, c); err != nil {
+		s.Log.Debug("claim not given back", "eid", c.EID, "error", err)
+	}
 }
 
 // hint is the event counter that a card gave when it appeared, once.
@@ -212,24 +274,4 @@ func (s *Server) hint(eid id.EID) (counter uint32, ok bool) {
 	counter, ok = s.hints[eid]
 	delete(s.hints, eid)
 	return counter, ok
-}
-
-// eachReader tries the readers that claim a card, one after the other, until
-// one brings the matter to an end. A liar among them costs an authentication.
-func (s *Server) eachReader(ctx context.Context, eid id.EID, readers []inventory.Place, try func(inventory.Place) again) again {
-	worst := later
-	for _, place := range readers {
-		if ctx.Err() != nil {
-			return soon
-		}
-		switch try(place) {
-		case no:
-			return no
-		case soon:
-			worst = soon
-		case later:
-			s.distrust(claim{eid, place})
-		}
-	}
-	return worst
 }

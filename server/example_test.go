@@ -40,7 +40,7 @@ func Example() {
 	ended := make(chan error)
 	go func() { ended <- s.Run(running) }()
 
-	op, token, err := server.AddOperator(ctx, records, "example", servertest.Owner)
+	op, token, err := server.AddOperator(ctx, records, "example", servertest.Owner, "", store.AllRoles)
 	if err != nil {
 		panic(err)
 	}

@@ -111,7 +111,7 @@ func TestHostileCarrier(t *testing.T) {
 			t.Errorf("trial %d: %s: %s", n, req.State, req.Detail)
 		}
 		assert.Eventually(t, func() bool {
-			c, err := r.store.Card(t.Context(), im.EID)
+			c, err := r.store.Card(t.Context(), im.EID, 0)
 			return err == nil && !c.Unsettled
 		}, 10*time.Second, time.Millisecond)
 		r.sameAs(now)

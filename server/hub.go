@@ -1,6 +1,10 @@
 package server
 
-import "sync"
+import (
+	"maps"
+	"slices"
+	"sync"
+)
 
 // hub tells those who wait for the next step of something that there is one.
 type hub[K comparable] struct {
@@ -40,4 +44,11 @@ func (h *hub[K]) publish(k K) {
 		default: // it has one waiting already
 		}
 	}
+}
+
+// keys are those that somebody waits for.
+func (h *hub[K]) keys() []K {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Collect(maps.Keys(h.subscribers))
 }

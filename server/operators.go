@@ -26,31 +26,54 @@ const (
 	maxName     = 64 // characters
 )
 
-// AddOperator adds an operator to a store and gives its bearer token, which is
-// kept nowhere: the store has its hash.
-func AddOperator(ctx context.Context, s *store.Store, name string, mccmnc id.MCCMNC) (store.Operator, string, error) {
-	if err := checkName(name); err != nil {
+// AddOperator adds an operator and its first user to a store and gives the user's
+// bearer token, which is kept nowhere: the store has its hash. user may be empty:
+// then it is called default.
+func AddOperator(ctx context.Context, s *store.Store, name string, mccmnc id.MCCMNC, user string, roles store.Roles) (store.Operator, string, error) {
+	if err := checkName("an operator's", name); err != nil {
 		return store.Operator{}, "", err
+	}
+	return withToken(user, roles, func(u store.User, token store.TokenHash) (store.Operator, error) {
+		return s.AddOperator(ctx, name, mccmnc, u, token)
+	})
+}
+
+// AddUser adds a user to the operator of a name, as AddOperator does.
+func AddUser(ctx context.Context, s *store.Store, operator, user string, roles store.Roles) (store.Operator, string, error) {
+	return withToken(user, roles, func(u store.User, token store.TokenHash) (store.Operator, error) {
+		return s.AddUser(ctx, operator, u, token)
+	})
+}
+
+func withToken(user string, roles store.Roles, add func(store.User, store.TokenHash) (store.Operator, error)) (store.Operator, string, error) {
+	if user == "" {
+		user = "default"
+	}
+	if err := checkName("a user's", user); err != nil {
+		return store.Operator{}, "", err
+	}
+	if roles == 0 {
+		return store.Operator{}, "", fmt.Errorf("%w: a user needs a role", ErrInvalid)
 	}
 	var secret [32]byte
 	if _, err := rand.Read(secret[:]); err != nil {
 		return store.Operator{}, "", fmt.Errorf("random bytes: %w", err)
 	}
 	token := tokenPrefix + base64.RawURLEncoding.EncodeToString(secret[:])
-	op, err := s.AddOperator(ctx, name, mccmnc, sha256.Sum256([]byte(token)))
+	op, err := add(store.User{Name: user, Roles: roles}, sha256.Sum256([]byte(token)))
 	if err != nil {
 		return store.Operator{}, "", err
 	}
 	return op, token, nil
 }
 
-func checkName(name string) error {
+func checkName(whose, name string) error {
 	if n := utf8.RuneCountInString(name); n < 1 || n > maxName || !utf8.ValidString(name) {
-		return fmt.Errorf("%w: an operator's name has 1 to %d characters of UTF-8", ErrInvalid, maxName)
+		return fmt.Errorf("%w: %s name has 1 to %d characters of UTF-8", ErrInvalid, whose, maxName)
 	}
 	for _, r := range name {
 		if !unicode.IsPrint(r) {
-			return fmt.Errorf("%w: an operator's name has printable characters only", ErrInvalid)
+			return fmt.Errorf("%w: %s name has printable characters only", ErrInvalid, whose)
 		}
 	}
 	return nil

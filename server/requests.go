@@ -6,13 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/cardbridge/cardbridge/card/id"
-	"github.com/cardbridge/cardbridge/server/rules"
 	"github.com/cardbridge/cardbridge/server/store"
 )
 
@@ -28,7 +26,10 @@ type Deactivation struct {
 	EID    id.EID
 	ICCID  *id.ICCID // nil: the profile that is recorded as enabled
 	Reason byte
-	// Timeout ends what was not sent by then; 0 is DefaultTimeout.
+	// LeaveUnconnected says that the asker knows that no profile may stay enabled.
+	LeaveUnconnected bool
+	// Timeout ends what was not sent that long after it was let in; 0 is
+	// DefaultTimeout.
 	Timeout time.Duration
 	// Key makes the same request come back where it is handed in again.
 	Key string
@@ -37,18 +38,20 @@ type Deactivation struct {
 // hash is of all that was asked for, as it was asked for.
 func (d *Deactivation) hash() ([sha256.Size]byte, error) {
 	b, err := json.Marshal(struct {
-		EID     id.EID
-		ICCID   *id.ICCID
-		Reason  byte
-		Timeout time.Duration
-	}{d.EID, d.ICCID, d.Reason, d.Timeout})
+		EID              id.EID
+		ICCID            *id.ICCID
+		Reason           byte
+		Timeout          time.Duration
+		LeaveUnconnected bool `json:",omitempty"`
+	}{d.EID, d.ICCID, d.Reason, d.Timeout, d.LeaveUnconnected})
 	return sha256.Sum256(b), err
 }
 
-// Deactivate holds a request against the management rules and takes it in, or
-// records its refusal: then Request.Refusal is set and no card is touched.
-// replayed says that the same request came before under this key. The error
-// matches ErrInvalid, or store.ErrKeyReused.
+// Deactivate holds a request against the management rules and the guard and
+// takes it in, or records its refusal: then Request.Refusal is set and no card is
+// touched. One that has to be approved is in state store.Held. replayed says
+// that the same request came before under this key. The error matches
+// ErrInvalid, or store.ErrKeyReused.
 func (s *Server) Deactivate(ctx context.Context, op store.Operator, d Deactivation) (r store.Request, replayed bool, err error) {
 	if len(d.Key) > maxKey {
 		return r, false, fmt.Errorf("%w: idempotency key of %d characters, at most %d", ErrInvalid, len(d.Key), maxKey)
@@ -68,36 +71,48 @@ func (s *Server) Deactivate(ctx context.Context, op store.Operator, d Deactivati
 		d.Timeout = DefaultTimeout
 	}
 	sub := store.Submission{
-		ID: id.RequestID(fresh), Operator: op, EID: d.EID, ICCID: d.ICCID, Reason: d.Reason,
-		Deadline: time.Now().Add(d.Timeout), Key: d.Key, BodyHash: hash,
+		ID: id.RequestID(fresh), Operator: op, EID: d.EID, ICCID: d.ICCID, Reason: d.Reason, LeaveUnconnected: d.LeaveUnconnected,
+		Timeout: d.Timeout, Key: d.Key, BodyHash: hash,
 	}
 	s.refresh(ctx, op, d.EID)
-	r, replayed, err = s.Store.Submit(ctx, sub, func(c *store.Card) store.Verdict {
-		return verdict(s.Rules.Evaluate(rulesInput(op, d.EID, d.ICCID, c)))
-	})
-	if err != nil || replayed {
-		return r, replayed, err
+	if places, _ := s.readers(d.EID); len(places) > 0 && s.idle(d.EID) {
+		sub.Claim = &s.self
 	}
-	if r.Refusal != nil {
+	if len(s.Inventory.Readers(d.EID)) == 0 {
+		sub.Await = "the card is in no reader whose card could be identified"
+	}
+	since := time.Now()
+	out, err := s.Store.Submit(ctx, sub, func(m *store.Moment) store.Verdict {
+		return s.verdict(ask{op: op, request: sub.ID, eid: d.EID, iccid: d.ICCID, reason: d.Reason, unconnected: d.LeaveUnconnected}, m)
+	})
+	if err != nil || out.Replayed {
+		return out.Request, out.Replayed, err
+	}
+	r = out.Request
+	switch {
+	case r.Refusal != nil:
 		s.Log.Info("request refused by a rule", "request", r.ID, "eid", r.EID, "operator", op.Name, "rule", r.Refusal.Rule)
+		return r, false, nil
+	case r.State == store.Held:
+		s.Log.Info("request waits for an approval", "request", r.ID, "eid", r.EID, "operator", op.Name, "why", r.HeldWhy)
 		return r, false, nil
 	}
 	s.Log.Info("request accepted", "request", r.ID, "eid", r.EID, "operator", op.Name)
-	s.await(ctx, r)
-	s.kick(r.EID, false)
+	var work *taken
+	if out.Work != nil {
+		work = &taken{*out.Work, since, true}
+	}
+	if !s.kick(r.EID, work, false) && work != nil {
+		s.release(work.Claim)
+	}
 	return r, false, nil
 }
 
-// await tells the requester that the card is not there, if so.
-func (s *Server) await(ctx context.Context, r store.Request) {
-	if len(s.Inventory.Readers(r.EID)) > 0 {
-		return
-	}
-	err := s.Store.Wait(ctx, r.ID, store.Event{Kind: string(store.Waiting), Detail: map[string]any{"text": "the card is in no reader whose card could be identified"}})
-	if err != nil {
-		s.Log.Error("step not recorded", "request", r.ID, "error", err)
-	}
-	s.hub.publish(r.ID)
+// idle reports whether nobody here works on a card.
+func (s *Server) idle(eid id.EID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ctx != nil && s.runners[eid] == nil
 }
 
 // refresh has a request wait while the record of its card, which is there, is
@@ -105,8 +120,8 @@ func (s *Server) await(ctx context.Context, r store.Request) {
 // longer. Where that does not come about in time it is judged by the record as
 // it is. A record that is settled costs no APDU.
 func (s *Server) refresh(ctx context.Context, op store.Operator, eid id.EID) {
-	c, err := s.Store.Card(ctx, eid)
-	if err != nil || !c.Unsettled || !slices.Contains(c.RegisteredBy, op.ID) {
+	c, err := s.Store.Card(ctx, eid, op.ID)
+	if err != nil || !c.Unsettled || !c.Registered {
 		return // Submit has the last word
 	}
 	s.awaitSettled(ctx, eid)
@@ -119,9 +134,9 @@ func (s *Server) awaitSettled(ctx context.Context, eid id.EID) {
 	defer cancel()
 	next, unsubscribe := s.looked.subscribe(eid)
 	defer unsubscribe()
-	s.kick(eid, false)
+	s.kick(eid, nil, false)
 	for {
-		if c, err := s.Store.Card(ctx, eid); err != nil || !c.Unsettled {
+		if c, err := s.Store.Card(ctx, eid, 0); err != nil || !c.Unsettled {
 			return
 		}
 		if readers, _ := s.readers(eid); len(readers) == 0 {
@@ -135,35 +150,6 @@ func (s *Server) awaitSettled(ctx context.Context, eid id.EID) {
 			return
 		}
 	}
-}
-
-func rulesInput(op store.Operator, eid id.EID, iccid *id.ICCID, c *store.Card) *rules.Input {
-	in := &rules.Input{Operator: &rules.Operator{Name: op.Name, MCCMNC: op.MCCMNC}, EID: eid, ICCID: iccid}
-	if c == nil {
-		return in
-	}
-	in.Card = &rules.Card{Registered: slices.Contains(c.RegisteredBy, op.ID)}
-	for _, p := range c.Profiles {
-		in.Card.Profiles = append(in.Card.Profiles, rules.Profile{
-			ICCID: p.ICCID, Owner: p.Owner, Enabled: p.State == store.Enabled, Absent: p.State == store.Absent, DisableAllowed: p.DisableAllowed,
-		})
-	}
-	return in
-}
-
-func verdict(d rules.Decision) store.Verdict {
-	v := store.Verdict{ICCID: d.ICCID, Audit: map[string]any{"rules": d.Ran, "allowed": d.Refusal == nil}}
-	if d.Refusal != nil {
-		v.Refusal = refusalOf(d.Face)
-		v.Audit["refused_by"] = d.Refusal.Rule
-		v.Audit["subject_code"], v.Audit["reason_code"] = d.Refusal.SubjectCode, d.Refusal.ReasonCode
-		v.Audit["text"] = d.Refusal.Text
-	}
-	return v
-}
-
-func refusalOf(r *rules.Refusal) *store.Refusal {
-	return &store.Refusal{Rule: r.Rule, SubjectCode: r.SubjectCode, ReasonCode: r.ReasonCode, Text: r.Text}
 }
 
 // Request is a request of an operator's own. The error matches

@@ -27,9 +27,12 @@ type rig struct {
 	testing.TB
 	*server.Server
 	dir       string
+	where     string // the record, as store.Open wants it
 	log       *logBuffer
 	drain     time.Duration
 	authRetry server.Backoff
+	lease     time.Duration
+	options   []store.Option
 	store     *store.Store
 	readers   *servertest.Readers
 	source    reader.Source // the readers, or what stands before them
@@ -58,30 +61,45 @@ func (l *logBuffer) String() string {
 }
 
 func newRig(t testing.TB) *rig {
-	r := &rig{
-		TB: t, dir: t.TempDir(), readers: servertest.NewReaders(), log: &logBuffer{}, terminal: servertest.Terminal(),
-		authRetry: server.Backoff{Min: 5 * time.Millisecond, Max: 100 * time.Millisecond},
-	}
-	r.source = r.readers
+	dir := t.TempDir()
+	r := unstarted(t, filepath.Join(dir, "record.db"))
+	r.dir = dir
 	r.start()
-	var err error
-	r.op, _, err = server.AddOperator(t.Context(), r.store, "one", servertest.Owner)
-	require.NoError(t, err)
-	r.other, _, err = server.AddOperator(t.Context(), r.store, "other", servertest.Other)
-	require.NoError(t, err)
+	r.addOperators()
 	return r
 }
 
+// unstarted is a rig over the record at where, before start.
+func unstarted(t testing.TB, where string) *rig {
+	r := &rig{
+		TB: t, where: where, readers: servertest.NewReaders(), log: &logBuffer{}, terminal: servertest.Terminal(),
+		authRetry: server.Backoff{Min: 5 * time.Millisecond, Max: 100 * time.Millisecond},
+	}
+	r.source = r.readers
+	return r
+}
+
+func (r *rig) addOperators() {
+	t := r.TB
+	var err error
+	r.op, _, err = server.AddOperator(t.Context(), r.store, "one", servertest.Owner, "", store.AllRoles)
+	require.NoError(t, err)
+	r.other, _, err = server.AddOperator(t.Context(), r.store, "other", servertest.Other, "", store.AllRoles)
+	require.NoError(t, err)
+}
+
 func (r *rig) start() {
-	s, err := store.Open(r.Context(), r.path())
+	s, err := store.Open(r.Context(), r.where, r.options...)
 	require.NoError(r, err)
 	r.store = s
 	log := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r.Server, err = server.New(server.Config{
-		Store: s, Inventory: inventory.New(r.source, log), Terminal: r.terminal, Log: log, Drain: r.drain,
+		Store: s, Inventory: inventory.New(r.source, log), Terminal: r.terminal, Log: log, Drain: r.drain, Rules: servertest.Rules,
 		Settle:    time.Second,
 		Retry:     server.Backoff{Min: 2 * time.Millisecond, Max: 50 * time.Millisecond},
 		AuthRetry: r.authRetry,
+		Lease:     r.lease,
+		Poll:      20 * time.Millisecond,
 	})
 	require.NoError(r, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -102,7 +120,7 @@ func (r *rig) start() {
 }
 
 // path is the record's file.
-func (r *rig) path() string { return filepath.Join(r.dir, "record.db") }
+func (r *rig) path() string { return r.where }
 
 // register registers the card of an image.
 func (r *rig) register(im *appletsim.Image) {
@@ -124,7 +142,7 @@ func (r *rig) insert(im *appletsim.Image, intercept servertest.Intercept) *apple
 // settled waits until the state of the card is read.
 func (r *rig) settled(eid id.EID) {
 	require.Eventually(r, func() bool {
-		c, err := r.store.Card(context.Background(), eid)
+		c, err := r.store.Card(context.Background(), eid, 0)
 		return err == nil && !c.Unsettled
 	}, 10*time.Second, time.Millisecond)
 }
@@ -180,7 +198,7 @@ func (r *rig) kinds(req store.Request, internal bool) []string {
 // sameAs checks that the record of a card is its card.
 func (r *rig) sameAs(im *appletsim.Image) {
 	r.Helper()
-	c, err := r.store.Card(context.Background(), im.EID)
+	c, err := r.store.Card(context.Background(), im.EID, 0)
 	require.NoError(r, err)
 	assert.Equal(r, im.EventCounter, c.EventCounter, "event counter")
 	require.Len(r, c.Profiles, len(im.Profiles))

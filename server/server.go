@@ -13,8 +13,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/id"
@@ -36,10 +39,10 @@ type Config struct {
 	Inventory *inventory.Inventory
 	Terminal  *card.Terminal
 	Log       *slog.Logger
-	Rules     *rules.Set    // rules.Default
-	Workers   int           // cards that are worked on at once; 16
-	Attempt   time.Duration // the most that one attempt on a card takes; 60 s
-	Drain     time.Duration // how long attempts may go on after Run was told to end; 10 s
+	Rules     func() *rules.Set // those of now; rules.Default
+	Workers   int               // cards that are worked on at once; 16
+	Attempt   time.Duration     // the most that one attempt on a card takes; 60 s
+	Drain     time.Duration     // how long attempts may go on after Run was told to end; 10 s
 	// Retry is between attempts that the transport, or the card's absence,
 	// brought to nothing; 250 ms to 30 s.
 	Retry Backoff
@@ -50,11 +53,20 @@ type Config struct {
 	// Settle is how long a request may wait, before it is judged, for the state
 	// of its card to be read; 5 s.
 	Settle time.Duration
+	// Lease is how long a claim on a card holds without being renewed, and so how
+	// long the other servers leave the cards of one alone that died; 15 s.
+	Lease time.Duration
+	// Approval is how long a request waits for an approval; 24 h.
+	Approval time.Duration
+	// Poll is how often the record is looked at for what other processes changed;
+	// 200 ms.
+	Poll time.Duration
 }
 
 // Server is the card management server. It is safe for concurrent use.
 type Server struct {
 	Config
+	self   store.Server       // as it claims cards
 	hub    *hub[id.RequestID] // steps of requests
 	looked *hub[id.EID]       // steps of runners
 
@@ -67,8 +79,9 @@ type Server struct {
 	ctx      context.Context // of Run; nil before and after it
 	work     context.Context // of attempts; ends Drain after ctx
 	runners  map[id.EID]*runner
-	mistrust map[claim]mistrust
+	mistrust map[suspect]mistrust
 	hints    map[id.EID]uint32 // event counters that cards gave in the clear when they appeared
+	leases   map[*lease]struct{}
 }
 
 // New makes a server. It works once Run is called; requests are taken before.
@@ -77,7 +90,7 @@ func New(c Config) (*Server, error) {
 		return nil, errors.New("server: store, inventory, terminal and log are needed")
 	}
 	if c.Rules == nil {
-		c.Rules = rules.Default()
+		c.Rules = rules.Default
 	}
 	if c.Workers <= 0 {
 		c.Workers = 16
@@ -97,31 +110,46 @@ func New(c Config) (*Server, error) {
 	if c.Settle <= 0 {
 		c.Settle = 5 * time.Second
 	}
+	if c.Lease <= 0 {
+		c.Lease = 15 * time.Second
+	}
+	if c.Approval <= 0 {
+		c.Approval = 24 * time.Hour
+	}
+	if c.Poll <= 0 {
+		c.Poll = 200 * time.Millisecond
+	}
 	s := &Server{
 		Config: c, hub: newHub[id.RequestID](), looked: newHub[id.EID](),
 		started: make(chan struct{}), ending: make(chan struct{}), places: make(chan struct{}, c.Workers),
-		runners: map[id.EID]*runner{}, mistrust: map[claim]mistrust{}, hints: map[id.EID]uint32{},
+		runners: map[id.EID]*runner{}, mistrust: map[suspect]mistrust{}, hints: map[id.EID]uint32{}, leases: map[*lease]struct{}{},
+		self: store.Server{Name: uuid.NewString(), Lease: c.Lease},
 	}
 	c.Inventory.Notify(func(eid id.EID, counter uint32) {
 		s.mu.Lock()
 		s.hints[eid] = counter
 		s.mu.Unlock()
-		s.kick(eid, true)
+		s.kick(eid, nil, true)
 	})
 	return s, nil
 }
 
-// expireEvery is how often deadlines and the queue are looked at.
-const expireEvery = 200 * time.Millisecond
-
 // Run takes up what an earlier server left open, then works until ctx ends. It
 // lets attempts that are under way come to their end, for Drain at most; what
 // is cut off then is recovered by the next server. It returns nil where it was
-// told to end, and is called once. The error matches store.ErrInUse where
-// another server works on the same record.
+// told to end, and is called once. Several servers may work on one PostgreSQL
+// record; on an SQLite one the error matches store.ErrInUse where another does.
 func (s *Server) Run(ctx context.Context) error {
 	release, err := s.Store.Own(ctx)
-	if err != nil {
+	switch {
+	case ctx.Err() != nil && !errors.Is(err, store.ErrInUse):
+		if err == nil {
+			err = release()
+		} else {
+			err = nil
+		}
+		return err
+	case err != nil:
 		return fmt.Errorf("server: %w", err)
 	}
 	defer func() {
@@ -129,11 +157,6 @@ func (s *Server) Run(ctx context.Context) error {
 			s.Log.Error("record not released", "error", err)
 		}
 	}()
-	if err := s.Store.Resume(ctx); ctx.Err() != nil {
-		return nil
-	} else if err != nil {
-		return fmt.Errorf("server: what was left open: %w", err)
-	}
 	work, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	s.mu.Lock()
@@ -143,21 +166,22 @@ func (s *Server) Run(ctx context.Context) error {
 	close(s.started)
 	watched := make(chan error, 1)
 	go func() { watched <- s.Inventory.Run(ctx) }()
-	tick := time.NewTicker(expireEvery)
-	defer tick.Stop()
+	var loops sync.WaitGroup
+	loops.Go(func() { s.every(ctx, s.Poll, s.expire) })
+	loops.Go(func() { s.every(ctx, s.Poll, s.pickUp) })
+	renewing, stopRenewing := context.WithCancel(work)
+	loops.Go(func() { s.every(renewing, s.Lease/3, s.renew) })
+	if s.Store.Shared() {
+		loops.Go(func() { s.every(ctx, s.Poll, s.hear()) })
+	}
 	var failed error
-	for ctx.Err() == nil && failed == nil {
-		select {
-		case <-tick.C:
-			s.expire(ctx)
-			s.pickUp(ctx)
-		case err := <-watched:
-			watched <- err
-			if ctx.Err() == nil {
-				failed = fmt.Errorf("server: watching the readers: %w", err)
-			}
-		case <-ctx.Done():
+	select {
+	case err := <-watched:
+		watched <- err
+		if ctx.Err() == nil {
+			failed = fmt.Errorf("server: watching the readers: %w", err)
 		}
+	case <-ctx.Done():
 	}
 	close(s.ending)
 	s.mu.Lock()
@@ -169,10 +193,26 @@ func (s *Server) Run(ctx context.Context) error {
 	timer := time.AfterFunc(s.Drain, cut)
 	defer timer.Stop()
 	s.running.Wait()
+	stopRenewing()
 	if failed == nil {
 		<-watched
+		loops.Wait()
 	}
 	return failed
+}
+
+// every calls f again and again until ctx ends.
+func (s *Server) every(ctx context.Context, d time.Duration, f func(context.Context)) {
+	tick := time.NewTicker(d)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			f(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Started is closed once Run owns the record and works.
@@ -189,27 +229,103 @@ func (s *Server) expire(ctx context.Context) {
 	for _, r := range list {
 		s.Log.Info("request expired", "request", r.ID, "eid", r.EID)
 		s.hub.publish(r.ID)
-		s.kick(r.EID, false)
+		s.kick(r.EID, nil, false)
 	}
 }
 
-// pickUp starts work on what another process took in for a card that is here.
+// pickUpAtOnce bounds one look at the record for the cards that are here.
+const pickUpAtOnce = 1024
+
+// pickUp starts work on what other processes took in for cards that are here,
+// and on what other servers let go of.
 func (s *Server) pickUp(ctx context.Context) {
-	for _, e := range s.Inventory.List() {
-		if e.EID == nil {
-			continue
+	eids := s.Inventory.EIDs()
+	s.mu.Lock()
+	eids = slices.DeleteFunc(eids, func(e id.EID) bool { return s.runners[e] != nil })
+	s.mu.Unlock()
+	for some := range slices.Chunk(eids, pickUpAtOnce) {
+		waiting, err := s.Store.Waiting(ctx, some, pickUpAtOnce)
+		if err != nil {
+			if ctx.Err() == nil {
+				s.Log.Error("queue not read", "error", err)
+			}
+			return
 		}
+		for _, eid := range waiting {
+			s.kick(eid, nil, false)
+		}
+	}
+}
+
+// renew keeps this server's claims. Where the record cannot be reached for a
+// lease's time, what is under way under them is cut off: another server may have
+// taken over.
+func (s *Server) renew(ctx context.Context) {
+	s.mu.Lock()
+	held := make([]*lease, 0, len(s.leases))
+	for l := range s.leases {
+		held = append(held, l)
+	}
+	s.mu.Unlock()
+	if len(held) == 0 {
+		return
+	}
+	since := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, s.Lease)
+	defer cancel()
+	if err := s.Store.Renew(ctx, s.self); err != nil {
+		s.Log.Warn("claims not renewed", "error", err)
+		return
+	}
+	for _, l := range held {
+		l.timer.Reset(time.Until(since.Add(s.Lease)))
+	}
+}
+
+// lease cuts off what is done under a claim once it has passed.
+type lease struct{ timer *time.Timer }
+
+// leased is the context of work under a claim that was made after since.
+func (s *Server) leased(since time.Time) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(s.work, s.Attempt)
+	l := &lease{time.AfterFunc(time.Until(since.Add(s.Lease)), cancel)}
+	s.mu.Lock()
+	s.leases[l] = struct{}{}
+	s.mu.Unlock()
+	return ctx, func() {
 		s.mu.Lock()
-		busy := s.runners[*e.EID] != nil
+		delete(s.leases, l)
 		s.mu.Unlock()
-		if busy {
-			continue
+		l.timer.Stop()
+		cancel()
+	}
+}
+
+// hear gives a function that tells those who wait for steps of requests of those
+// that other servers took.
+func (s *Server) hear() func(context.Context) {
+	last := map[id.RequestID]int64{}
+	return func(ctx context.Context) {
+		waited := s.hub.keys()
+		for r := range last {
+			if !slices.Contains(waited, r) {
+				delete(last, r)
+			}
 		}
-		switch _, err := s.Store.NextRequest(ctx, *e.EID); {
-		case err == nil:
-			s.kick(*e.EID, false)
-		case !errors.Is(err, store.ErrNotFound) && ctx.Err() == nil:
-			s.Log.Error("queue not read", "eid", *e.EID, "error", err)
+		for some := range slices.Chunk(waited, pickUpAtOnce) {
+			now, err := s.Store.LastEvents(ctx, some)
+			if err != nil {
+				if ctx.Err() == nil {
+					s.Log.Error("steps not read", "error", err)
+				}
+				return
+			}
+			for r, seq := range now {
+				if last[r] != seq {
+					last[r] = seq
+					s.hub.publish(r)
+				}
+			}
 		}
 	}
 }

@@ -83,7 +83,7 @@ func TestChangedOutsideTheServer(t *testing.T) {
 		directly(t, c, im, card.INSDeactivate, im.Profiles[0].ICCID)
 		r.readers.Insert("reader", c, nil)
 		require.Eventually(t, func() bool {
-			now, err := r.store.Card(t.Context(), im.EID)
+			now, err := r.store.Card(t.Context(), im.EID, 0)
 			return err == nil && now.EventCounter == 6
 		}, 10*time.Second, time.Millisecond)
 		r.sameAs(c.Image())
@@ -117,7 +117,7 @@ func TestChangedOutsideTheServer(t *testing.T) {
 		r.seen(im.EID)
 		req := r.ask(server.Deactivation{EID: im.EID})
 		assert.Nil(t, req.Refusal, "nothing unproven counts")
-		now, err := r.store.Card(t.Context(), im.EID)
+		now, err := r.store.Card(t.Context(), im.EID, 0)
 		require.NoError(t, err)
 		assert.Equal(t, uint32(5), now.EventCounter)
 		assert.Equal(t, store.Enabled, now.Profiles[0].State)
@@ -580,13 +580,13 @@ func TestStoredAnswerIsNotTheState(t *testing.T) {
 	req = r.finished(req)
 	assert.Equal(t, store.Done, req.State, "it was done")
 	r.proven(req, im)
-	record, err := r.store.Card(t.Context(), im.EID)
+	record, err := r.store.Card(t.Context(), im.EID, 0)
 	require.NoError(t, err)
 	assert.True(t, record.Unsettled)
 	assert.Equal(t, store.Enabled, record.Profiles[0].State, "the stored answer says disabled")
 	blocked.Store(false)
 	require.Eventually(t, func() bool {
-		record, err := r.store.Card(context.Background(), im.EID)
+		record, err := r.store.Card(context.Background(), im.EID, 0)
 		return err == nil && !record.Unsettled
 	}, 10*time.Second, time.Millisecond)
 	r.sameAs(c.Image())
@@ -683,7 +683,7 @@ func TestIdempotencyKey(t *testing.T) {
 
 func TestOperatorsAndTheirLimits(t *testing.T) {
 	r := newRig(t)
-	_, token, err := server.AddOperator(t.Context(), r.store, "third", servertest.Owner)
+	_, token, err := server.AddOperator(t.Context(), r.store, "third", servertest.Owner, "", store.AllRoles)
 	require.NoError(t, err)
 	op, err := r.Authenticate(t.Context(), token)
 	require.NoError(t, err)
@@ -693,7 +693,7 @@ func TestOperatorsAndTheirLimits(t *testing.T) {
 		assert.ErrorIs(t, err, server.ErrUnauthenticated)
 	}
 	for _, name := range []string{"", "a\x00b", "a\nb", string(bytes.Repeat([]byte("x"), 65)), "\xff"} {
-		_, _, err := server.AddOperator(t.Context(), r.store, name, servertest.Owner)
+		_, _, err := server.AddOperator(t.Context(), r.store, name, servertest.Owner, "", store.AllRoles)
 		assert.ErrorIs(t, err, server.ErrInvalid, "%q", name)
 	}
 
@@ -777,7 +777,7 @@ func TestNothingSecretIsRecorded(t *testing.T) {
 	servers, cards := &keptRand{}, &keptRand{} // what each side draws
 	r.terminal.Rand = servers
 	r.start()
-	_, token, err := server.AddOperator(t.Context(), r.store, "third", servertest.Owner)
+	_, token, err := server.AddOperator(t.Context(), r.store, "third", servertest.Owner, "", store.AllRoles)
 	require.NoError(t, err)
 	_, err = r.Authenticate(t.Context(), token)
 	require.NoError(t, err)
@@ -876,9 +876,8 @@ func BenchmarkRequest(b *testing.B) {
 			Open: func(context.Context) (apdu.Conn, error) { return c.Connect(), nil }, Wait: time.Second,
 		})
 		require.NoError(b, err)
-		now := c.Image()
-		profiles := []store.Profile{{ICCID: iccid, State: store.Enabled}}
-		require.NoError(b, r.store.RecordCard(b.Context(), im.EID, store.CardState{EventCounter: now.EventCounter, Profiles: profiles}))
+		_, err = r.Refresh(b.Context(), r.op, im.EID)
+		require.NoError(b, err)
 		b.StartTimer()
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cardbridge/cardbridge/card/id"
 	"github.com/cardbridge/cardbridge/server"
+	"github.com/cardbridge/cardbridge/server/store"
 )
 
 func newOperatorCmd() *cobra.Command {
@@ -58,7 +59,7 @@ alone, so it cannot be had again. The server may run meanwhile.
 				return err
 			}
 			defer func() { err = errors.Join(err, records.Close()) }()
-			op, token, err := server.AddOperator(cmd.Context(), records, args[0], network)
+			op, token, err := server.AddOperator(cmd.Context(), records, args[0], network, "", store.AllRoles)
 			if err != nil {
 				return err
 			}

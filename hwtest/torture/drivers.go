@@ -143,7 +143,7 @@ func serve(ctx context.Context, b bench) (r report, err error) {
 			err = eerr
 		}
 	}()
-	op, _, err := server.AddOperator(ctx, records, "torture", servertest.Owner)
+	op, _, err := server.AddOperator(ctx, records, "torture", servertest.Owner, "", store.AllRoles)
 	if err != nil {
 		return r, err
 	}
@@ -152,7 +152,7 @@ func serve(ctx context.Context, b bench) (r report, err error) {
 	}
 	eid := b.image.EID
 	settled := func() bool {
-		c, err := records.Card(ctx, eid)
+		c, err := records.Card(ctx, eid, 0)
 		return err == nil && !c.Unsettled && len(srv.Inventory.Readers(eid)) > 0
 	}
 	if err := until(ctx, settled); err != nil {
@@ -177,13 +177,13 @@ func serve(ctx context.Context, b bench) (r report, err error) {
 	// What is not finished by now is unknown, and the record is what it is.
 	read := context.WithoutCancel(ctx)
 	_ = until(ctx, func() bool {
-		c, err := records.Card(read, eid)
+		c, err := records.Card(read, eid, 0)
 		return err == nil && !c.Unsettled
 	})
 	if req, err = records.Request(read, req.ID); err != nil {
 		return r, err
 	}
-	c, err := records.Card(read, eid)
+	c, err := records.Card(read, eid, 0)
 	if err != nil {
 		return r, err
 	}

@@ -51,13 +51,13 @@ func newFixture(t testing.TB) *fixture {
 		assert.NoError(t, f.store.Close())
 	})
 	f.api = api.New(srv, log)
-	_, f.token, err = server.AddOperator(t.Context(), f.store, "one", servertest.Owner)
+	_, f.token, err = server.AddOperator(t.Context(), f.store, "one", servertest.Owner, "", store.AllRoles)
 	require.NoError(t, err)
-	_, f.other, err = server.AddOperator(t.Context(), f.store, "other", servertest.Other)
+	_, f.other, err = server.AddOperator(t.Context(), f.store, "other", servertest.Other, "", store.AllRoles)
 	require.NoError(t, err)
 	third := servertest.Owner
 	third[2] = 0x21
-	_, f.third, err = server.AddOperator(t.Context(), f.store, "third", third)
+	_, f.third, err = server.AddOperator(t.Context(), f.store, "third", third, "", store.AllRoles)
 	require.NoError(t, err)
 	return f
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -274,6 +275,19 @@ func (inv *Inventory) Readers(eid id.EID) []Place {
 	}
 	slices.SortFunc(out, func(a, b Place) int { return strings.Compare(a.Name, b.Name) })
 	return out
+}
+
+// EIDs are those that cards claim, each once, in no order.
+func (inv *Inventory) EIDs() []id.EID {
+	inv.mu.Lock()
+	defer inv.mu.Unlock()
+	seen := make(map[id.EID]bool, len(inv.slots))
+	for _, s := range inv.slots {
+		if s.known {
+			seen[s.eid] = true
+		}
+	}
+	return slices.Collect(maps.Keys(seen))
 }
 
 // Entry is one reader and what is in it.

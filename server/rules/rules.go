@@ -86,7 +86,7 @@ type History struct {
 type Counts struct {
 	Asked   int64 `json:"asked"`   // requests taken in
 	Sent    int64 `json:"sent"`    // deactivations sent to a card
-	Pending int64 `json:"pending"` // requests that wait for an approval
+	Pending int64 `json:"pending"` // requests let in and not sent yet
 	Fleet   int64 `json:"fleet"`   // cards that the budget is a share of
 	Max     int64 `json:"max"`     // what is allowed in a window
 	Ceiling int64 `json:"ceiling"` // where the breaker trips, 0: nowhere

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/cardbridge/cardbridge/card/id"
@@ -33,6 +34,8 @@ type Profile struct {
 	// DisableAllowed is the owner's rule (POL2): false forbids that the profile
 	// is disabled. It is the server's data, true unless set.
 	DisableAllowed bool
+	// EnabledAt is since when the server knows it enabled; zero where it does not.
+	EnabledAt time.Time
 }
 
 // Card is the record of one card.
@@ -46,9 +49,10 @@ type Card struct {
 	// Unsettled says that the card may be in another state than the recorded
 	// one, until GET STATUS is read.
 	Unsettled bool
-	// RegisteredBy is the operators that vouch for the card's keys, in the order
-	// in which they registered it.
-	RegisteredBy []int64
+	// Registered says that the operator for whom the card was read vouches for
+	// its keys; Groups are the names under which it counts the card.
+	Registered   bool
+	Groups       []string
 	RegisteredAt time.Time
 	UpdatedAt    time.Time
 }
@@ -67,29 +71,23 @@ func (c *Card) Profile(iccid id.ICCID) *Profile {
 // said of its state is unsettled. The error matches ErrExists where the EID is
 // registered.
 func (s *Store) RegisterCard(ctx context.Context, operator int64, c Card) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
-		var taken bool
-		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM cards WHERE eid = ?)`, c.EID.String()).Scan(&taken); err != nil {
-			return fmt.Errorf("store: %w", err)
-		}
-		if taken {
-			return fmt.Errorf("%w: card %s", ErrExists, c.EID)
-		}
-		now := millis(s.now())
-		_, err := tx.ExecContext(ctx,
-			`INSERT INTO cards (eid, public_keys, event_counter, unsettled, registered_by, registered_at, updated_at) VALUES (?, ?, ?, 1, ?, ?, ?)`,
+	return s.write(ctx, "register card", func(tx *tx) error {
+		now := millis(tx.now)
+		res, err := tx.exec(
+			`INSERT INTO cards (eid, public_keys, event_counter, unsettled, registered_by, registered_at, updated_at)
+			 VALUES (?, ?, ?, TRUE, ?, ?, ?) ON CONFLICT (eid) DO NOTHING`,
 			c.EID.String(), []byte(c.PublicKeys), c.EventCounter, operator, now, now)
-		if err != nil {
-			return fmt.Errorf("store: %w", err)
+		if err := oneRow(res, err, ErrExists); err != nil {
+			return fmt.Errorf("card %s: %w", c.EID, err)
 		}
 		iccids := make([]string, len(c.Profiles))
 		for i, p := range c.Profiles {
 			iccids[i] = p.ICCID.String()
-			if err := insertProfile(ctx, tx, c.EID, i, p); err != nil {
+			if err := tx.insertProfile(c.EID, i, p); err != nil {
 				return err
 			}
 		}
-		_, err = s.vouch(ctx, tx, operator, c.EID, map[string]any{"event_counter": c.EventCounter, "profiles": iccids})
+		_, err = tx.vouch(operator, c.EID, map[string]any{"event_counter": c.EventCounter, "profiles": iccids})
 		return err
 	})
 }
@@ -98,70 +96,88 @@ func (s *Store) RegisterCard(ctx context.Context, operator int64, c Card) error 
 // registered; fresh says that it did not before. The error matches ErrNotFound
 // where there is no such card with a profile of the operator's.
 func (s *Store) Vouch(ctx context.Context, op Operator, eid id.EID) (fresh bool, err error) {
-	err = s.write(ctx, func(tx *sql.Tx) error {
+	err = s.write(ctx, "vouch", func(tx *tx) error {
 		var owns bool
-		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM profiles WHERE eid = ? AND mccmnc = ?)`,
-			eid.String(), op.MCCMNC.String()).Scan(&owns); err != nil {
+		if err := tx.row(`SELECT EXISTS (SELECT 1 FROM profiles WHERE eid = ? AND mccmnc = ?)`, eid.String(), op.MCCMNC.String()).Scan(&owns); err != nil {
 			return fmt.Errorf("store: %w", err)
 		}
 		if !owns {
 			return fmt.Errorf("%w: a profile of operator %s in card %s", ErrNotFound, op.MCCMNC, eid)
 		}
-		fresh, err = s.vouch(ctx, tx, op.ID, eid, nil)
+		var err error
+		fresh, err = tx.vouch(op.ID, eid, nil)
 		return err
 	})
 	return fresh, err
 }
 
-func (s *Store) vouch(ctx context.Context, tx *sql.Tx, operator int64, eid id.EID, detail map[string]any) (fresh bool, err error) {
-	res, err := tx.ExecContext(ctx, `INSERT INTO registrations (eid, operator_id, registered_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
-		eid.String(), operator, millis(s.now()))
+func (t *tx) vouch(operator int64, eid id.EID, detail map[string]any) (fresh bool, err error) {
+	res, err := t.exec(`INSERT INTO registrations (eid, operator_id, registered_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
+		eid.String(), operator, millis(t.now))
 	if err := oneRow(res, err, ErrExists); errors.Is(err, ErrExists) {
 		return false, nil
 	} else if err != nil {
 		return false, err
 	}
-	return true, s.addEvent(ctx, tx, Event{Kind: "card registered", EID: &eid, Operator: operator, Internal: true, Detail: detail})
+	if _, err := t.exec(`UPDATE guard_scopes SET fleet = fleet + 1 WHERE operator_id = ? AND card_group = ''`, operator); err != nil {
+		return false, err
+	}
+	return true, t.addEvents(Event{Kind: "card registered", EID: &eid, Operator: operator, Internal: true, Detail: detail})
 }
 
-func insertProfile(ctx context.Context, q querier, eid id.EID, position int, p Profile) error {
-	_, err := q.ExecContext(ctx,
-		`INSERT INTO profiles (eid, iccid, position, mccmnc, state, class, provider, name, ppr1, ppr2, fallback, disable_allowed)
-		 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+func (t *tx) insertProfile(eid id.EID, position int, p Profile) error {
+	var enabled any
+	if p.State == Enabled {
+		enabled = millis(t.now)
+	}
+	_, err := t.exec(
+		`INSERT INTO profiles (eid, iccid, position, mccmnc, state, class, provider, name, ppr1, ppr2, fallback, disable_allowed, enabled_at)
+		 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		eid.String(), p.ICCID.String(), position, p.Owner.String(), string(p.State), p.Class, p.Provider, p.Name,
-		p.PPR1, p.PPR2, p.Fallback, p.DisableAllowed)
+		p.PPR1, p.PPR2, p.Fallback, p.DisableAllowed, enabled)
 	if err != nil {
-		return fmt.Errorf("store: profile %s: %w", p.ICCID, err)
+		return fmt.Errorf("profile %s: %w", p.ICCID, err)
 	}
 	return nil
 }
 
-// Card is a card's record, or ErrNotFound.
-func (s *Store) Card(ctx context.Context, eid id.EID) (*Card, error) { return readCard(ctx, s.db, eid) }
+// Card is a card's record as it is to one operator (0: nobody's), or
+// ErrNotFound.
+func (s *Store) Card(ctx context.Context, eid id.EID, operator int64) (*Card, error) {
+	c, _, err := readCard(reads{s, ctx}, eid, operator, "")
+	return c, err
+}
 
-func readCard(ctx context.Context, q querier, eid id.EID) (*Card, error) {
+// One statement, so that counter and profiles are of one moment.
+const selectCard = `SELECT c.public_keys, c.event_counter, c.unsettled, c.registered_at, c.updated_at, c.claim_token, c.claim_until, r.card_groups,
+	       p.iccid, p.mccmnc, p.state, p.class, p.provider, p.name, p.ppr1, p.ppr2, p.fallback, p.disable_allowed, p.enabled_at
+	FROM cards c LEFT JOIN registrations r ON r.eid = c.eid AND r.operator_id = ? LEFT JOIN profiles p ON p.eid = c.eid
+	WHERE c.eid = ? ORDER BY p.position`
+
+// claimed is who works on a card.
+type claimed struct{ token, until int64 }
+
+func readCard(q querier, eid id.EID, operator int64, lock string) (*Card, claimed, error) {
 	c := &Card{EID: eid}
-	var keys, registrants []byte
+	var keys []byte
 	var registered, updated int64
-	// One statement, so that counter and profiles are of one moment.
-	rows, err := q.QueryContext(ctx,
-		`SELECT c.public_keys, c.event_counter, c.unsettled, c.registered_at, c.updated_at,
-		        (SELECT json_group_array(operator_id ORDER BY rowid) FROM registrations WHERE eid = c.eid),
-		        p.iccid, p.mccmnc, p.state, p.class, p.provider, p.name, p.ppr1, p.ppr2, p.fallback, p.disable_allowed
-		 FROM cards c LEFT JOIN profiles p ON p.eid = c.eid WHERE c.eid = ? ORDER BY p.position`, eid.String())
+	var groups sql.NullString
+	var by claimed
+	rows, done, err := q.rows(selectCard+lock, operator, eid.String())
 	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
+		return nil, by, err
 	}
-	defer rows.Close()
+	defer done()
 	n := 0
 	for ; rows.Next(); n++ {
 		var (
 			iccid, mccmnc, state, class, provider, name sql.NullString
 			ppr1, ppr2, fallback, allowed               sql.NullBool
+			enabled                                     sql.NullInt64
 		)
-		if err := rows.Scan(&keys, &c.EventCounter, &c.Unsettled, &registered, &updated, &registrants,
-			&iccid, &mccmnc, &state, &class, &provider, &name, &ppr1, &ppr2, &fallback, &allowed); err != nil {
-			return nil, fmt.Errorf("store: %w", err)
+		if err := rows.Scan(&keys, &c.EventCounter, &c.Unsettled, &registered, &updated, &by.token, &by.until, &groups,
+			&iccid, &mccmnc, &state, &class, &provider, &name, &ppr1, &ppr2, &fallback, &allowed, &enabled); err != nil {
+			return nil, by, fmt.Errorf("store: %w", err)
 		}
 		if !iccid.Valid {
 			continue
@@ -170,25 +186,26 @@ func readCard(ctx context.Context, q querier, eid id.EID) (*Card, error) {
 			State: ProfileState(state.String), Class: class.String, Provider: provider.String, Name: name.String,
 			PPR1: ppr1.Bool, PPR2: ppr2.Bool, Fallback: fallback.Bool, DisableAllowed: allowed.Bool,
 		}
+		if enabled.Valid {
+			p.EnabledAt = fromMillis(enabled.Int64)
+		}
 		if p.ICCID, err = id.ParseICCID(iccid.String); err == nil {
 			p.Owner, err = id.ParseMCCMNC(mccmnc.String)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("store: card %s: %w", eid, err)
+			return nil, by, fmt.Errorf("store: card %s: %w", eid, err)
 		}
 		c.Profiles = append(c.Profiles, p)
 	}
 	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("store: %w", err)
+		return nil, by, fmt.Errorf("store: %w", err)
 	}
 	if n == 0 {
-		return nil, fmt.Errorf("%w: card %s", ErrNotFound, eid)
+		return nil, by, fmt.Errorf("%w: card %s", ErrNotFound, eid)
 	}
-	if err := json.Unmarshal(registrants, &c.RegisteredBy); err != nil {
-		return nil, fmt.Errorf("store: card %s: %w", eid, err)
-	}
+	c.Registered, c.Groups = groups.Valid, strings.Fields(groups.String)
 	c.PublicKeys, c.RegisteredAt, c.UpdatedAt = keys, fromMillis(registered), fromMillis(updated)
-	return c, nil
+	return c, by, nil
 }
 
 // CardsOf lists the EIDs of the cards that an operator registered and owns a
@@ -201,44 +218,29 @@ func (s *Store) CardsOf(ctx context.Context, op Operator, after string, limit in
 		}
 		return id.ParseEID(text)
 	}
-	return collect(ctx, s.db, scan,
-		`SELECT eid FROM registrations r WHERE operator_id = ? AND eid > ?
-		 AND EXISTS (SELECT 1 FROM profiles p WHERE p.eid = r.eid AND p.mccmnc = ?) ORDER BY eid LIMIT ?`,
-		op.ID, after, op.MCCMNC.String(), limit)
+	return collect(reads{s, ctx}, scan, cardsOf, op.ID, after, op.MCCMNC.String(), limit)
 }
+
+const cardsOf = `SELECT eid FROM registrations r WHERE operator_id = ? AND eid > ?
+	AND EXISTS (SELECT 1 FROM profiles p WHERE p.eid = r.eid AND p.mccmnc = ?) ORDER BY eid LIMIT ?`
 
 // SetDisableAllowed sets a profile's POL2 in the name of an operator that owns
 // it and registered the card. The error matches ErrNotFound where there is no
 // such card, or no profile of that owner's in it.
 func (s *Store) SetDisableAllowed(ctx context.Context, op Operator, eid id.EID, iccid id.ICCID, allowed bool) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx,
+	return s.write(ctx, "set policy", func(tx *tx) error {
+		res, err := tx.exec(
 			`UPDATE profiles SET disable_allowed = ? WHERE eid = ? AND iccid = ? AND mccmnc = ?
 			 AND EXISTS (SELECT 1 FROM registrations r WHERE r.eid = profiles.eid AND r.operator_id = ?)`,
 			allowed, eid.String(), iccid.String(), op.MCCMNC.String(), op.ID)
 		if err := oneRow(res, err, ErrNotFound); err != nil {
 			return err
 		}
-		return s.addEvent(ctx, tx, Event{
+		return tx.addEvents(Event{
 			Kind: "policy set", EID: &eid, Operator: op.ID, Internal: true,
-			Detail: map[string]any{"iccid": iccid.String(), "disable_allowed": allowed},
+			Detail: map[string]any{"iccid": iccid.String(), "disable_allowed": allowed, "user": op.User.Name},
 		})
 	})
-}
-
-// oneRow turns an UPDATE that met no row into otherwise.
-func oneRow(res sql.Result, err, otherwise error) error {
-	if err != nil {
-		return fmt.Errorf("store: %w", err)
-	}
-	n, err := res.RowsAffected()
-	if err != nil {
-		return fmt.Errorf("store: %w", err)
-	}
-	if n == 0 {
-		return otherwise
-	}
-	return nil
 }
 
 // CardState is what a verified answer says of a card.
@@ -251,84 +253,113 @@ type CardState struct {
 	Complete bool
 }
 
-// apply writes a card's state. A complete one settles the record; any other
-// counts only where its event counter is above the recorded one.
-func (s *Store) apply(ctx context.Context, tx *sql.Tx, eid id.EID, c CardState) error {
-	before, err := readCard(ctx, tx, eid)
-	if err != nil {
-		return err
-	}
+// apply writes a card's state over the record of before and gives the event
+// that tells of it. A complete one settles the record; any other counts only
+// where its event counter is above the recorded one.
+func (t *tx) apply(before *Card, c CardState) ([]Event, error) {
 	if !c.Complete && c.EventCounter <= before.EventCounter {
-		return nil
+		return nil, nil
 	}
-	if _, err := tx.ExecContext(ctx, `UPDATE cards SET event_counter = ?, unsettled = unsettled AND NOT ?, updated_at = ? WHERE eid = ?`,
-		c.EventCounter, c.Complete, millis(s.now()), eid.String()); err != nil {
-		return fmt.Errorf("store: %w", err)
+	eid := before.EID
+	if _, err := t.exec(`UPDATE cards SET event_counter = ?, unsettled = unsettled AND NOT ?, updated_at = ? WHERE eid = ?`,
+		c.EventCounter, c.Complete, millis(t.now), eid.String()); err != nil {
+		return nil, err
 	}
 	states := map[string]any{}
-	set := func(iccid id.ICCID, state ProfileState) error {
-		states[iccid.String()] = state
-		_, err := tx.ExecContext(ctx, `UPDATE profiles SET state = ? WHERE eid = ? AND iccid = ?`, string(state), eid.String(), iccid.String())
-		if err != nil {
-			return fmt.Errorf("store: %w", err)
-		}
-		return nil
-	}
 	there := map[id.ICCID]bool{}
 	for _, p := range c.Profiles {
 		there[p.ICCID] = true
-		switch known := before.Profile(p.ICCID); {
-		case !c.Complete:
-			err = set(p.ICCID, p.State)
-		case known == nil:
+		states[p.ICCID.String()] = p.State
+		known := before.Profile(p.ICCID)
+		if known == nil {
+			if !c.Complete {
+				continue
+			}
 			p.DisableAllowed = true
-			states[p.ICCID.String()] = p.State
-			err = insertProfile(ctx, tx, eid, len(before.Profiles)+len(there), p)
-		default:
-			states[p.ICCID.String()] = p.State
-			_, err = tx.ExecContext(ctx,
-				`UPDATE profiles SET state = ?, mccmnc = ?, class = ?, provider = ?, name = ?, ppr1 = ?, ppr2 = ?, fallback = ?
-				 WHERE eid = ? AND iccid = ?`,
-				string(p.State), p.Owner.String(), p.Class, p.Provider, p.Name, p.PPR1, p.PPR2, p.Fallback,
-				eid.String(), p.ICCID.String())
+			if err := t.insertProfile(eid, len(before.Profiles)+len(there), p); err != nil {
+				return nil, err
+			}
+			continue
 		}
-		if err != nil {
-			return err
+		if !c.Complete {
+			state := p.State
+			p = *known
+			p.State = state
+		}
+		if err := t.updateProfile(eid, *known, p); err != nil {
+			return nil, err
 		}
 	}
 	for _, p := range before.Profiles {
 		if c.Complete && !there[p.ICCID] {
-			if err := set(p.ICCID, Absent); err != nil {
-				return err
+			gone := p
+			gone.State = Absent
+			states[p.ICCID.String()] = Absent
+			if err := t.updateProfile(eid, p, gone); err != nil {
+				return nil, err
 			}
 		}
 	}
-	return s.addEvent(ctx, tx, Event{
+	return []Event{{
 		Kind: "card recorded", EID: &eid, Internal: true,
 		Detail: map[string]any{"event_counter": c.EventCounter, "profiles": states, "complete": c.Complete},
-	})
+	}}, nil
 }
 
-// RecordCard writes what a card said of itself where no request ends by it.
-func (s *Store) RecordCard(ctx context.Context, eid id.EID, c CardState) error {
-	return s.write(ctx, func(tx *sql.Tx) error { return s.apply(ctx, tx, eid, c) })
+// updateProfile writes what has changed of a profile but its policy, which is
+// the server's.
+func (t *tx) updateProfile(eid id.EID, was, is Profile) error {
+	is.DisableAllowed, is.EnabledAt = was.DisableAllowed, was.EnabledAt
+	if is == was {
+		return nil
+	}
+	var enabled any
+	switch {
+	case is.State == Enabled && was.State != Enabled:
+		enabled = millis(t.now)
+	case is.State == Enabled && !was.EnabledAt.IsZero():
+		enabled = millis(was.EnabledAt)
+	}
+	_, err := t.exec(
+		`UPDATE profiles SET state = ?, mccmnc = ?, class = ?, provider = ?, name = ?, ppr1 = ?, ppr2 = ?, fallback = ?, enabled_at = ?
+		 WHERE eid = ? AND iccid = ?`,
+		string(is.State), is.Owner.String(), is.Class, is.Provider, is.Name, is.PPR1, is.PPR2, is.Fallback, enabled,
+		eid.String(), is.ICCID.String())
+	return err
+}
+
+// RecordCard writes what a card said of itself where no request ends by it, and
+// gives the claim back.
+func (s *Store) RecordCard(ctx context.Context, claim Claim, c CardState) error {
+	return s.write(ctx, "record card", func(tx *tx) error {
+		before, err := tx.hold(claim, 0)
+		if err != nil {
+			return err
+		}
+		events, err := tx.apply(before, c)
+		if err != nil {
+			return err
+		}
+		if err := tx.addEvents(events...); err != nil {
+			return err
+		}
+		return tx.giveBack(claim)
+	})
 }
 
 // Unsettle says that a card may be in another state than the recorded one; why
 // goes into the audit trail.
 func (s *Store) Unsettle(ctx context.Context, eid id.EID, why Event) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
-		if err := s.unsettle(ctx, tx, eid); err != nil {
+	return s.write(ctx, "unsettle", func(tx *tx) error {
+		if err := tx.unsettle(eid); err != nil {
 			return err
 		}
 		why.EID = &eid
-		return s.addEvent(ctx, tx, why)
+		return tx.addEvents(why)
 	})
 }
 
-func (s *Store) unsettle(ctx context.Context, tx *sql.Tx, eid id.EID) error {
-	if _, err := tx.ExecContext(ctx, `UPDATE cards SET unsettled = 1 WHERE eid = ?`, eid.String()); err != nil {
-		return fmt.Errorf("store: %w", err)
-	}
-	return nil
+func (t *tx) unsettle(eid id.EID) error {
+	_, err := t.exec(`UPDATE cards SET unsettled = TRUE WHERE eid = ?`, eid.String())
+	return err
 }

@@ -24,7 +24,7 @@ func Example() {
 	}
 	defer s.Close()
 	network, _ := id.ParseMCCMNC("46011")
-	op, err := s.AddOperator(ctx, "example", network, store.TokenHash{1})
+	op, err := s.AddOperator(ctx, "example", network, store.User{Name: "default", Roles: store.AllRoles}, store.TokenHash{1})
 	fmt.Println(op.Name, op.MCCMNC, err)
 	_, err = s.OperatorByToken(ctx, store.TokenHash{2})
 	fmt.Println(errors.Is(err, store.ErrNotFound))

@@ -4,54 +4,164 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"database/sql"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/cardbridge/cardbridge/card/id"
 )
 
-// Operator is a mobile network operator that may ask for deactivations.
+// Operator is a mobile network operator that may ask for deactivations, and
+// which of its users does.
 type Operator struct {
 	ID        int64
 	Name      string
 	MCCMNC    id.MCCMNC
 	CreatedAt time.Time
+	User      User
+}
+
+// User is who asks in an operator's name.
+type User struct {
+	ID    int64
+	Name  string
+	Roles Roles
+}
+
+// Roles are what a user may do, one bit each.
+type Roles uint8
+
+// The roles.
+const (
+	MayRead       Roles = 1 << iota // look at cards and requests
+	MayRequest                      // ask for deactivations, and cancel them
+	MayApprove                      // approve what others asked for
+	MayAdminister                   // register cards, set their policy and groups
+
+	AllRoles = MayRead | MayRequest | MayApprove | MayAdminister
+)
+
+var roleNames = []string{"read", "request", "approve", "administer"}
+
+// String names the roles, with a comma between.
+func (r Roles) String() string {
+	var out []string
+	for i, name := range roleNames {
+		if r&(1<<i) != 0 {
+			out = append(out, name)
+		}
+	}
+	return strings.Join(out, ",")
+}
+
+// ParseRoles reads names as String writes them.
+func ParseRoles(text string) (Roles, error) {
+	var out Roles
+next:
+	for part := range strings.SplitSeq(text, ",") {
+		for i, name := range roleNames {
+			if part == name {
+				out |= 1 << i
+				continue next
+			}
+		}
+		return 0, fmt.Errorf("no such role: %q; there are %s", part, strings.Join(roleNames, ", "))
+	}
+	return out, nil
 }
 
 // TokenHash is what the store keeps of a bearer token. A token is 32 random
 // bytes, so that a plain hash cannot be searched.
 type TokenHash [sha256.Size]byte
 
-// AddOperator adds an operator. The error matches ErrExists where the name is
-// taken.
-func (s *Store) AddOperator(ctx context.Context, name string, mccmnc id.MCCMNC, token TokenHash) (Operator, error) {
-	op := Operator{Name: name, MCCMNC: mccmnc, CreatedAt: s.now().UTC().Truncate(time.Millisecond)}
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		var taken bool
-		if err := tx.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM operators WHERE name = ?)`, name).Scan(&taken); err != nil {
-			return fmt.Errorf("store: %w", err)
-		}
-		if taken {
+// AddOperator adds an operator and its first user. The error matches ErrExists
+// where the operator's name is taken.
+func (s *Store) AddOperator(ctx context.Context, name string, mccmnc id.MCCMNC, user User, token TokenHash) (Operator, error) {
+	var op Operator
+	err := s.write(ctx, "add operator", func(tx *tx) error {
+		op = Operator{Name: name, MCCMNC: mccmnc, CreatedAt: tx.now.UTC().Truncate(time.Millisecond)}
+		err := tx.row(`INSERT INTO operators (name, mccmnc, created_at) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING RETURNING id`,
+			name, mccmnc.String(), millis(op.CreatedAt)).Scan(&op.ID)
+		if isNoRow(err) {
 			return fmt.Errorf("%w: operator %q", ErrExists, name)
 		}
-		res, err := tx.ExecContext(ctx, `INSERT INTO operators (name, mccmnc, token_hash, created_at) VALUES (?, ?, ?, ?)`,
-			name, mccmnc.String(), token[:], millis(op.CreatedAt))
 		if err != nil {
 			return fmt.Errorf("store: %w", err)
 		}
-		if op.ID, err = res.LastInsertId(); err != nil {
-			return fmt.Errorf("store: %w", err)
+		if _, err := tx.exec(`INSERT INTO guard_scopes (operator_id, card_group, counts) VALUES (?, '', ?)`, op.ID, []byte{}); err != nil {
+			return err
 		}
-		return s.addEvent(ctx, tx, Event{
+		if err := tx.addEvents(Event{
 			Kind: "operator added", Internal: true,
 			Detail: map[string]any{"operator": op.ID, "name": name, "mccmnc": mccmnc.String()},
-		})
+		}); err != nil {
+			return err
+		}
+		op.User, err = tx.addUser(op.ID, user, token)
+		return err
 	})
 	return op, err
 }
 
-// OperatorByToken is the operator whose token has this hash, or ErrNotFound.
+// AddUser adds a user to the operator of a name. The error matches ErrNotFound,
+// or ErrExists where the operator has a user of that name.
+func (s *Store) AddUser(ctx context.Context, operator string, user User, token TokenHash) (Operator, error) {
+	var op Operator
+	err := s.write(ctx, "add user", func(tx *tx) (err error) {
+		if op, err = operatorNamed(tx, operator); err != nil {
+			return err
+		}
+		op.User, err = tx.addUser(op.ID, user, token)
+		return err
+	})
+	return op, err
+}
+
+func (t *tx) addUser(operator int64, user User, token TokenHash) (User, error) {
+	err := t.row(`INSERT INTO users (operator_id, name, roles, token_hash, created_at) VALUES (?, ?, ?, ?, ?)
+	              ON CONFLICT (operator_id, name) DO NOTHING RETURNING id`,
+		operator, user.Name, int64(user.Roles), token[:], millis(t.now)).Scan(&user.ID)
+	if isNoRow(err) {
+		return user, fmt.Errorf("%w: user %q", ErrExists, user.Name)
+	}
+	if err != nil {
+		return user, fmt.Errorf("store: %w", err)
+	}
+	return user, t.addEvents(Event{
+		Kind: "user added", Operator: operator, Internal: true,
+		Detail: map[string]any{"user": user.ID, "name": user.Name, "roles": user.Roles.String()},
+	})
+}
+
+// Operator is the operator of a name, without a user, or ErrNotFound.
+func (s *Store) Operator(ctx context.Context, name string) (Operator, error) {
+	return operatorNamed(reads{s, ctx}, name)
+}
+
+func operatorNamed(q querier, name string) (Operator, error) {
+	op := Operator{Name: name}
+	var mccmnc string
+	var at int64
+	err := q.row(`SELECT id, mccmnc, created_at FROM operators WHERE name = ?`, name).Scan(&op.ID, &mccmnc, &at)
+	if isNoRow(err) {
+		return op, fmt.Errorf("%w: operator %q", ErrNotFound, name)
+	}
+	if err != nil {
+		return op, fmt.Errorf("store: %w", err)
+	}
+	return op, op.fill(mccmnc, at)
+}
+
+func (op *Operator) fill(mccmnc string, at int64) (err error) {
+	op.CreatedAt = fromMillis(at)
+	if op.MCCMNC, err = id.ParseMCCMNC(mccmnc); err != nil {
+		return fmt.Errorf("store: operator %d: %w", op.ID, err)
+	}
+	return nil
+}
+
+// OperatorByToken is the operator and user whose token has this hash, or
+// ErrNotFound.
 func (s *Store) OperatorByToken(ctx context.Context, token TokenHash) (Operator, error) {
 	var (
 		op     Operator
@@ -59,17 +169,15 @@ func (s *Store) OperatorByToken(ctx context.Context, token TokenHash) (Operator,
 		hash   []byte
 		at     int64
 	)
-	err := s.db.QueryRowContext(ctx, `SELECT id, name, mccmnc, token_hash, created_at FROM operators WHERE token_hash = ?`, token[:]).
-		Scan(&op.ID, &op.Name, &mccmnc, &hash, &at)
+	err := reads{s, ctx}.row(
+		`SELECT o.id, o.name, o.mccmnc, o.created_at, u.id, u.name, u.roles, u.token_hash
+		 FROM users u JOIN operators o ON o.id = u.operator_id WHERE u.token_hash = ?`, token[:]).
+		Scan(&op.ID, &op.Name, &mccmnc, &at, &op.User.ID, &op.User.Name, &op.User.Roles, &hash)
 	if err != nil {
 		return Operator{}, found(err)
 	}
 	if subtle.ConstantTimeCompare(hash, token[:]) != 1 {
 		return Operator{}, ErrNotFound
 	}
-	op.CreatedAt = fromMillis(at)
-	if op.MCCMNC, err = id.ParseMCCMNC(mccmnc); err != nil {
-		return Operator{}, fmt.Errorf("store: operator %d: %w", op.ID, err)
-	}
-	return op, nil
+	return op, op.fill(mccmnc, at)
 }

@@ -14,10 +14,14 @@ import (
 // ErrInUse says that another server works on this record.
 var ErrInUse = errors.New("store: another server works on this record")
 
-// Own makes this process the one server that works on the record, until release
-// or the process's end, however it ends. The error matches ErrInUse where
-// another one is. Who only adds or reads records need not own them.
+// Own makes this process the one server that works on an SQLite record, until
+// release or the process's end, however it ends, and gives back the claims of
+// those before it. The error matches ErrInUse where another one is. Who only
+// adds or reads records need not own them. A PostgreSQL record has no owner.
 func (s *Store) Own(ctx context.Context) (release func() error, err error) {
+	if s.Shared() {
+		return func() error { return nil }, nil
+	}
 	// A lock of a database file of its own: it works wherever SQLite does, and
 	// the system takes it away from a process that dies.
 	path := s.path + ".owner"
@@ -43,5 +47,9 @@ func (s *Store) Own(ctx context.Context) (release func() error, err error) {
 		}
 		return nil, errors.Join(err, db.Close())
 	}
-	return func() error { return errors.Join(tx.Rollback(), db.Close()) }, nil
+	release = func() error { return errors.Join(tx.Rollback(), db.Close()) }
+	if err := s.releaseAll(ctx); err != nil {
+		return nil, errors.Join(err, release())
+	}
+	return release, nil
 }

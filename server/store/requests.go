@@ -6,10 +6,12 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server/guard"
 )
 
 // State is where a deactivation request stands.
@@ -21,17 +23,22 @@ type State string
 // recovery goes on while the request is not finished.
 const (
 	Accepted       State = "accepted"
+	Held           State = "held" // waits for the approval of a second user
 	Waiting        State = "waiting"
 	Authenticating State = "authenticating"
 	Sending        State = "sending"
 	Done           State = "done"
-	Refused        State = "refused" // by a rule (Refusal), or by the card (Answer)
-	Failed         State = "failed"  // nothing was done
-	Expired        State = "expired" // the deadline passed before anything was sent
+	Refused        State = "refused"   // by a rule (Refusal), by a second user, or by the card (Answer)
+	Failed         State = "failed"    // nothing was done
+	Expired        State = "expired"   // the deadline passed before anything was sent
+	Cancelled      State = "cancelled" // by the operator, before anything was sent
 	Unknown        State = "unknown"
 )
 
-// Refusal is a management rule's no.
+// unsent are the states from which a command may go out for the first time.
+var unsent = []State{Accepted, Waiting, Authenticating}
+
+// Refusal is a management rule's no, or its wish for an approval.
 type Refusal struct {
 	Rule        string
 	SubjectCode string // GSMA, such as 8.2.3
@@ -52,17 +59,25 @@ type Answer struct {
 
 // Request is a deactivation request.
 type Request struct {
-	Seq       int64
-	ID        id.RequestID
-	Operator  int64
-	MCCMNC    id.MCCMNC // the operator's, as it goes to the card
-	EID       id.EID
-	ICCID     *id.ICCID // nil only where none was asked for and none was found
-	Reason    byte
-	Deadline  time.Time
-	State     State
-	CreatedAt time.Time
-	UpdatedAt time.Time
+	Seq      int64
+	ID       id.RequestID
+	Operator int64
+	UserID   int64 // who asked
+	MCCMNC   id.MCCMNC
+	EID      id.EID
+	ICCID    *id.ICCID // nil only where none was asked for and none was found
+	Reason   byte
+	// LeaveUnconnected says that whoever asks knows that no profile stays
+	// enabled.
+	LeaveUnconnected bool
+	Timeout          time.Duration // from when it is let in
+	Deadline         time.Time
+	State            State
+	CreatedAt        time.Time
+	UpdatedAt        time.Time
+	HeldWhy          string // what it waits, or waited, for
+	ApprovedBy       int64  // user; 0 for none
+	ApprovedAt       *time.Time
 	// SentAt is the durable mark, nil before it; Counter is then the expected
 	// event counter of the command.
 	SentAt     *time.Time
@@ -71,103 +86,239 @@ type Request struct {
 	Detail     string     // in words, for whoever asked
 	Refusal    *Refusal
 	Answer     *Answer
+
+	// Epoch is that of the operator's breaker when the request was let in.
+	Epoch  int64
+	scopes string // in which the guard counts it
+}
+
+// step is an event of the request.
+func (r *Request) step(e Event) Event {
+	e.RequestID, e.EID = &r.ID, &r.EID
+	return e
+}
+
+func (r *Request) steps(list []Event) []Event {
+	out := make([]Event, len(list))
+	for i, e := range list {
+		out[i] = r.step(e)
+	}
+	return out
 }
 
 // Submission is a request as an operator hands it in.
 type Submission struct {
-	ID       id.RequestID
-	Operator Operator
-	EID      id.EID
-	ICCID    *id.ICCID
-	Reason   byte
-	Deadline time.Time
+	ID               id.RequestID
+	Operator         Operator
+	EID              id.EID
+	ICCID            *id.ICCID
+	Reason           byte
+	LeaveUnconnected bool
+	Timeout          time.Duration
 	// Key is the idempotency key, empty for none; BodyHash is of all that the
 	// operator asked for.
 	Key      string
 	BodyHash [sha256.Size]byte
+	// Claim, where it is not nil, is the server that claims the card for the
+	// request if it is let in and the card is free.
+	Claim *Server
+	// Await, where it is not empty, says for what a request that is let in waits
+	// from the start.
+	Await string
 }
 
-// Verdict is what the management rules say of a submission.
+// Verdict is what the management rules and the guard say of a request.
 type Verdict struct {
 	ICCID *id.ICCID // the profile meant
 	// Refusal is what the operator gets to read; nil lets the request in.
 	Refusal *Refusal
+	// Hold, where it is not empty, lets it in to wait for the approval of a
+	// second user until HoldUntil.
+	Hold      string
+	HoldUntil time.Time
+	// Trip, where it is not empty, trips the operator's breaker.
+	Trip string
+	// Counted says that the guard counts the request as one that was asked for,
+	// in windows of this length; 0 where it does not.
+	Window time.Duration
 	// Audit is what the audit trail keeps of the decision.
 	Audit map[string]any
 }
 
-// Submit records a request and decides on it in one transaction: decide gets
-// the card's record of that moment, nil where it is not registered. Where the
-// operator used the key before for the same, the request of then comes back and
-// replayed is true; where for something else, the error matches ErrKeyReused.
-func (s *Store) Submit(ctx context.Context, sub Submission, decide func(*Card) Verdict) (r Request, replayed bool, err error) {
-	err = s.write(ctx, func(tx *sql.Tx) error {
+// Submitted is what became of a submission.
+type Submitted struct {
+	Request
+	// Replayed says that the operator used the key before for the same: this is
+	// the request of then.
+	Replayed bool
+	// Work is the claim on the card, nil where there is none.
+	Work *Work
+}
+
+// Submit records a request and decides on it in one transaction. The error
+// matches ErrKeyReused where its key came before with something else.
+func (s *Store) Submit(ctx context.Context, sub Submission, decide func(*Moment) Verdict) (Submitted, error) {
+	var out Submitted
+	err := s.write(ctx, "submit", func(tx *tx) error {
+		out = Submitted{}
 		if sub.Key != "" {
-			before, err := readKey(ctx, tx, sub)
+			before, err := readKey(tx, sub)
 			if err == nil {
-				r, replayed = before, true
+				out.Request, out.Replayed = before, true
 				return nil
 			}
 			if !errors.Is(err, ErrNotFound) {
 				return err
 			}
 		}
-		c, err := readCard(ctx, tx, sub.EID)
+		// The claim comes first: cards are locked before the guard's scopes.
+		var claim *Claim
+		if sub.Claim != nil {
+			switch token, err := tx.claim(*sub.Claim, sub.EID); {
+			case err == nil:
+				claim = &Claim{sub.EID, token}
+			case !errors.Is(err, ErrNotFound):
+				return err
+			}
+		}
+		card, _, err := readCard(tx, sub.EID, sub.Operator.ID, "")
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}
-		v := decide(c)
-		now := millis(s.now())
-		state, finished, refusal := Accepted, any(nil), Refusal{}
-		if v.Refusal != nil {
-			state, finished, refusal = Refused, now, *v.Refusal
+		var groups []string
+		if card != nil {
+			groups = card.Groups
 		}
-		var iccid any
-		if v.ICCID != nil {
-			iccid = v.ICCID.String()
+		m := Moment{Now: tx.now, Card: card}
+		if m.Guard, err = tx.scopes(sub.Operator.ID, groups); err != nil {
+			return err
 		}
-		_, err = tx.ExecContext(ctx,
-			`INSERT INTO deactivations (id, operator_id, mccmnc, eid, iccid, reason, deadline, state, created_at, updated_at, finished_at,
-			                            detail, rule, subject_code, reason_code)
-			 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			sub.ID.String(), sub.Operator.ID, sub.Operator.MCCMNC.String(), sub.EID.String(), iccid, sub.Reason, millis(sub.Deadline),
-			string(state), now, now, finished, refusal.Text, refusal.Rule, refusal.SubjectCode, refusal.ReasonCode)
+		v := decide(&m)
+		r := Request{
+			ID: sub.ID, Operator: sub.Operator.ID, UserID: sub.Operator.User.ID, MCCMNC: sub.Operator.MCCMNC, EID: sub.EID, ICCID: v.ICCID,
+			Reason: sub.Reason, LeaveUnconnected: sub.LeaveUnconnected, Timeout: sub.Timeout, Deadline: tx.now.Add(sub.Timeout),
+			State: Accepted, CreatedAt: tx.now, UpdatedAt: tx.now, Refusal: v.Refusal, Epoch: m.Guard[0].Epoch,
+		}
+		steps, err := tx.letIn(&r, v, m.Guard, sub.Await)
 		if err != nil {
-			return fmt.Errorf("store: %w", err)
+			return err
+		}
+		if err := tx.insertRequest(&r); err != nil {
+			return err
 		}
 		if sub.Key != "" {
-			_, err := tx.ExecContext(ctx,
-				`INSERT INTO idempotency_keys (operator_id, key, body_hash, request_id, created_at) VALUES (?, ?, ?, ?, ?)`,
-				sub.Operator.ID, sub.Key, sub.BodyHash[:], sub.ID.String(), now)
-			if err != nil {
-				return fmt.Errorf("store: %w", err)
+			if _, err := tx.exec(`INSERT INTO idempotency_keys (operator_id, key, body_hash, request_id, created_at) VALUES (?, ?, ?, ?, ?)`,
+				sub.Operator.ID, sub.Key, sub.BodyHash[:], sub.ID.String(), millis(tx.now)); err != nil {
+				return err
 			}
 		}
-		decision := Event{Kind: "decision", RequestID: &sub.ID, EID: &sub.EID, Operator: sub.Operator.ID, Internal: true, Detail: v.Audit}
-		if err := s.addEvent(ctx, tx, decision); err != nil {
+		if err := tx.addEvents(r.steps(steps)...); err != nil {
 			return err
 		}
-		if r, err = readRequest(ctx, tx, sub.ID); err != nil {
-			return err
-		}
-		step := Event{Kind: string(state), Operator: sub.Operator.ID}
-		if v.Refusal != nil {
-			step.Detail = v.Refusal.detail()
-		} else {
-			step.Detail = map[string]any{"deadline": r.Deadline}
-			if r.ICCID != nil {
-				step.Detail["iccid"] = r.ICCID.String()
+		if claim != nil {
+			if r.FinishedAt != nil || r.State == Held {
+				if err := tx.giveBack(*claim); err != nil {
+					return err
+				}
+			} else {
+				out.Work = &Work{Claim: *claim, Card: card, Request: &r}
 			}
 		}
-		return s.addStep(ctx, tx, r, step)
+		out.Request = r
+		return nil
 	})
-	return r, replayed, err
+	return out, err
 }
 
-func readKey(ctx context.Context, tx *sql.Tx, sub Submission) (Request, error) {
+// letIn carries a verdict out on a request that is about to be written, and
+// gives the events that tell of it.
+func (t *tx) letIn(r *Request, v Verdict, scopes []guard.Scope, await string) ([]Event, error) {
+	audit := map[string]any{"user": r.UserID}
+	maps.Copy(audit, v.Audit)
+	steps := []Event{{Kind: "decision", Operator: r.Operator, Internal: true, Detail: audit}}
+	counted := func(n int64) error {
+		if v.Window == 0 {
+			return nil
+		}
+		for i := range scopes {
+			scopes[i].Counts.Asked(t.now, v.Window)
+			scopes[i].Pending += n
+		}
+		return t.saveScopes(scopes)
+	}
+	now := t.now
+	switch {
+	case v.Refusal != nil:
+		r.State, r.FinishedAt, r.Detail = Refused, &now, v.Refusal.Text
+		if v.Trip != "" {
+			if err := counted(0); err != nil {
+				return nil, err
+			}
+			if err := t.trip(r.Operator, scopes, v.Trip); err != nil {
+				return nil, err
+			}
+		}
+		steps = append(steps, Event{Kind: string(Refused), Operator: r.Operator, Detail: v.Refusal.detail()})
+	case v.Hold != "":
+		r.State, r.HeldWhy, r.Deadline = Held, v.Hold, v.HoldUntil
+		if err := counted(0); err != nil {
+			return nil, err
+		}
+		steps = append(steps, Event{Kind: string(Held), Operator: r.Operator, Detail: map[string]any{"text": v.Hold, "until": v.HoldUntil}})
+	default:
+		if err := counted(1); err != nil {
+			return nil, err
+		}
+		r.scopes = scopesOf(scopes)
+		step := Event{Kind: string(Accepted), Operator: r.Operator, Detail: map[string]any{"deadline": r.Deadline}}
+		if r.ICCID != nil {
+			step.Detail["iccid"] = r.ICCID.String()
+		}
+		steps = append(steps, step)
+		if await != "" {
+			r.State = Waiting
+			steps = append(steps, Event{Kind: string(Waiting), Detail: map[string]any{"text": await}})
+		}
+	}
+	return steps, nil
+}
+
+func (t *tx) insertRequest(r *Request) error {
+	var iccid, finished any
+	if r.ICCID != nil {
+		iccid = r.ICCID.String()
+	}
+	if r.FinishedAt != nil {
+		finished = millis(*r.FinishedAt)
+	}
+	refusal := Refusal{}
+	if r.Refusal != nil {
+		refusal = *r.Refusal
+	}
+	err := t.row(
+		`INSERT INTO deactivations (id, operator_id, user_id, mccmnc, eid, iccid, reason, unconnected, timeout, deadline, state, created_at, updated_at,
+		                            scopes, epoch, held_why, finished_at, detail, rule, subject_code, reason_code)
+		 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq`,
+		r.ID.String(), r.Operator, r.UserID, r.MCCMNC.String(), r.EID.String(), iccid, int64(r.Reason), r.LeaveUnconnected,
+		r.Timeout.Milliseconds(), millis(r.Deadline), string(r.State), millis(r.CreatedAt), millis(r.UpdatedAt),
+		r.scopes, r.Epoch, r.HeldWhy, finished, r.Detail, refusal.Rule, refusal.SubjectCode, refusal.ReasonCode).Scan(&r.Seq)
+	t.writes++
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	// As it is read again.
+	for _, at := range []*time.Time{&r.Deadline, &r.CreatedAt, &r.UpdatedAt, r.FinishedAt} {
+		if at != nil {
+			*at = fromMillis(millis(*at))
+		}
+	}
+	return nil
+}
+
+func readKey(tx *tx, sub Submission) (Request, error) {
 	var hash []byte
 	var text string
-	err := tx.QueryRowContext(ctx, `SELECT body_hash, request_id FROM idempotency_keys WHERE operator_id = ? AND key = ?`, sub.Operator.ID, sub.Key).
+	err := tx.row(`SELECT body_hash, request_id FROM idempotency_keys WHERE operator_id = ? AND key = ?`, sub.Operator.ID, sub.Key).
 		Scan(&hash, &text)
 	if err != nil {
 		return Request{}, found(err)
@@ -179,16 +330,11 @@ func readKey(ctx context.Context, tx *sql.Tx, sub Submission) (Request, error) {
 	if err != nil {
 		return Request{}, fmt.Errorf("store: %w", err)
 	}
-	return readRequest(ctx, tx, before)
+	return readRequest(tx, before, "")
 }
 
-// addStep writes an event of request r.
-func (s *Store) addStep(ctx context.Context, tx *sql.Tx, r Request, e Event) error {
-	e.RequestID, e.EID = &r.ID, &r.EID
-	return s.addEvent(ctx, tx, e)
-}
-
-const requestColumns = `seq, id, operator_id, mccmnc, eid, iccid, reason, deadline, state, created_at, updated_at, sent_at, counter, finished_at,
+const requestColumns = `seq, id, operator_id, user_id, mccmnc, eid, iccid, reason, unconnected, timeout, deadline, state, created_at, updated_at,
+	scopes, epoch, held_why, approved_by, approved_at, sent_at, counter, finished_at,
 	detail, rule, subject_code, reason_code, result, status_word, suite, card_counter, command, response, receipt`
 
 func scanRequest(row scanner) (Request, error) {
@@ -196,13 +342,15 @@ func scanRequest(row scanner) (Request, error) {
 		r                                      Request
 		rid, mccmnc, eid, state                string
 		iccid                                  sql.NullString
-		deadline, created, updated             int64
+		timeout, deadline, created, updated    int64
+		approvedBy, approvedAt                 sql.NullInt64
 		sent, counter, finished                sql.NullInt64
 		rule, subject, reason                  string
 		result, statusWord, suite, cardCounter sql.NullInt64
 		command, response, receipt             []byte
 	)
-	err := row.Scan(&r.Seq, &rid, &r.Operator, &mccmnc, &eid, &iccid, &r.Reason, &deadline, &state, &created, &updated, &sent, &counter, &finished,
+	err := row.Scan(&r.Seq, &rid, &r.Operator, &r.UserID, &mccmnc, &eid, &iccid, &r.Reason, &r.LeaveUnconnected, &timeout, &deadline,
+		&state, &created, &updated, &r.scopes, &r.Epoch, &r.HeldWhy, &approvedBy, &approvedAt, &sent, &counter, &finished,
 		&r.Detail, &rule, &subject, &reason, &result, &statusWord, &suite, &cardCounter, &command, &response, &receipt)
 	if err != nil {
 		return Request{}, found(err)
@@ -220,7 +368,9 @@ func scanRequest(row scanner) (Request, error) {
 	if err != nil {
 		return Request{}, fmt.Errorf("store: request %d: %w", r.Seq, err)
 	}
+	r.Timeout = time.Duration(timeout) * time.Millisecond
 	r.State, r.Deadline, r.CreatedAt, r.UpdatedAt = State(state), fromMillis(deadline), fromMillis(created), fromMillis(updated)
+	r.ApprovedBy, r.ApprovedAt = approvedBy.Int64, fromNullMillis(approvedAt)
 	r.SentAt, r.Counter, r.FinishedAt = fromNullMillis(sent), uint32(counter.Int64), fromNullMillis(finished)
 	if rule != "" {
 		r.Refusal = &Refusal{Rule: rule, SubjectCode: subject, ReasonCode: reason, Text: r.Detail}
@@ -234,13 +384,18 @@ func scanRequest(row scanner) (Request, error) {
 	return r, nil
 }
 
-func readRequest(ctx context.Context, q querier, request id.RequestID) (Request, error) {
-	return scanRequest(q.QueryRowContext(ctx, `SELECT `+requestColumns+` FROM deactivations WHERE id = ?`, request.String()))
+func readRequest(q querier, request id.RequestID, lock string) (Request, error) {
+	return scanRequest(q.row(`SELECT `+requestColumns+` FROM deactivations WHERE id = ?`+lock, request.String()))
+}
+
+// lockRequest reads a request that this transaction changes.
+func (t *tx) lockRequest(request id.RequestID) (Request, error) {
+	return readRequest(t, request, t.s.dialect.forUpdate("deactivations"))
 }
 
 // Request is a request's record, or ErrNotFound.
 func (s *Store) Request(ctx context.Context, request id.RequestID) (Request, error) {
-	return readRequest(ctx, s.db, request)
+	return readRequest(reads{s, ctx}, request, "")
 }
 
 // RequestsOf lists an operator's requests, newest first, before the one whose
@@ -249,39 +404,50 @@ func (s *Store) RequestsOf(ctx context.Context, operator, before int64, limit in
 	if before <= 0 {
 		before = 1<<63 - 1
 	}
-	return collect(ctx, s.db, scanRequest,
-		`SELECT `+requestColumns+` FROM deactivations WHERE operator_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?`, operator, before, limit)
+	return collect(reads{s, ctx}, scanRequest, requestsOf, operator, before, limit)
 }
 
-// NextRequest is the oldest request for a card that is not finished, or
-// ErrNotFound: requests for one card are carried out one at a time, in order.
-func (s *Store) NextRequest(ctx context.Context, eid id.EID) (Request, error) {
-	return scanRequest(s.db.QueryRowContext(ctx,
-		`SELECT `+requestColumns+` FROM deactivations WHERE eid = ? AND finished_at IS NULL ORDER BY seq LIMIT 1`, eid.String()))
+const requestsOf = `SELECT ` + requestColumns + ` FROM deactivations WHERE operator_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?`
+
+// HeldOf lists the requests of an operator that wait for an approval, newest
+// first, as RequestsOf does.
+func (s *Store) HeldOf(ctx context.Context, operator, before int64, limit int) ([]Request, error) {
+	if before <= 0 {
+		before = 1<<63 - 1
+	}
+	return collect(reads{s, ctx}, scanRequest, heldOf, operator, before, limit)
 }
 
-// Wait puts a request that was not sent into state Waiting, with the step that
-// says for what. The error matches ErrState where it was sent or is finished.
-func (s *Store) Wait(ctx context.Context, request id.RequestID, step Event) error {
-	return s.move(ctx, request, Waiting, step, Accepted, Waiting, Authenticating)
+const heldOf = `SELECT ` + requestColumns + ` FROM deactivations WHERE operator_id = ? AND state = 'held' AND seq < ? ORDER BY seq DESC LIMIT ?`
+
+// Wait puts a request that was not sent into state Waiting, with the steps that
+// say for what, and gives the claim back. The error matches ErrState where it
+// was sent or is finished.
+func (s *Store) Wait(ctx context.Context, claim Claim, request id.RequestID, steps ...Event) error {
+	return s.move(ctx, "wait", claim, request, Waiting, true, nil, steps, unsent...)
 }
 
 // Authenticate puts a request that was not sent into state Authenticating. The
 // error matches ErrState where it was sent or is finished.
-func (s *Store) Authenticate(ctx context.Context, request id.RequestID, step Event) error {
-	return s.move(ctx, request, Authenticating, step, Accepted, Waiting, Authenticating)
+func (s *Store) Authenticate(ctx context.Context, claim Claim, request id.RequestID, steps ...Event) error {
+	return s.move(ctx, "authenticate", claim, request, Authenticating, false, nil, steps, unsent...)
 }
 
 // Lost puts a request that was sent into state Unknown: the answer did not come
-// or does not verify.
-func (s *Store) Lost(ctx context.Context, request id.RequestID, step Event) error {
-	return s.move(ctx, request, Unknown, step, Sending, Unknown)
+// or does not verify. What GET STATUS said nevertheless is recorded. The claim
+// is given back.
+func (s *Store) Lost(ctx context.Context, claim Claim, request id.RequestID, card *CardState, steps ...Event) error {
+	return s.move(ctx, "lost", claim, request, Unknown, true, card, steps, Sending, Unknown)
 }
 
-// move changes a request's state if it is one of from, and writes the step.
-func (s *Store) move(ctx context.Context, request id.RequestID, to State, step Event, from ...State) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
-		r, err := readRequest(ctx, tx, request)
+// move changes a request's state if it is one of from, and writes the steps.
+func (s *Store) move(ctx context.Context, name string, claim Claim, request id.RequestID, to State, giveBack bool, card *CardState, steps []Event, from ...State) error {
+	return s.write(ctx, name, func(tx *tx) error {
+		before, err := tx.hold(claim, 0)
+		if err != nil {
+			return err
+		}
+		r, err := tx.lockRequest(request)
 		if err != nil {
 			return err
 		}
@@ -289,52 +455,129 @@ func (s *Store) move(ctx context.Context, request id.RequestID, to State, step E
 			return fmt.Errorf("%w: %s, not to be %s", ErrState, r.State, to)
 		}
 		if r.State != to {
-			if _, err := tx.ExecContext(ctx, `UPDATE deactivations SET state = ?, updated_at = ? WHERE id = ?`,
-				string(to), millis(s.now()), request.String()); err != nil {
-				return fmt.Errorf("store: %w", err)
+			if _, err := tx.exec(`UPDATE deactivations SET state = ?, updated_at = ? WHERE id = ?`, string(to), millis(tx.now), request.String()); err != nil {
+				return err
 			}
 		}
-		return s.addStep(ctx, tx, r, step)
+		var events []Event
+		if card != nil {
+			if events, err = tx.apply(before, *card); err != nil {
+				return err
+			}
+		}
+		if err := tx.addEvents(append(events, r.steps(steps)...)...); err != nil || !giveBack {
+			return err
+		}
+		return tx.giveBack(claim)
+	})
+}
+
+// Again writes the steps of sending a command another time.
+func (s *Store) Again(ctx context.Context, claim Claim, request id.RequestID, steps ...Event) error {
+	return s.write(ctx, "again", func(tx *tx) error {
+		if _, err := tx.hold(claim, 0); err != nil {
+			return err
+		}
+		r, err := tx.lockRequest(request)
+		if err != nil {
+			return err
+		}
+		if r.FinishedAt != nil || r.SentAt == nil {
+			return fmt.Errorf("%w: %s, not to be sent again", ErrState, r.State)
+		}
+		return tx.addEvents(r.steps(steps)...)
 	})
 }
 
 // MarkSending is the durable mark that goes before a command: once it returns
 // nil the command with this expected event counter counts as sent. It holds
-// only for a request that is being authenticated and whose deadline has not
-// passed; else the error matches ErrState and nothing may be sent.
+// only under a claim, for a request that is not sent yet and whose deadline has
+// not passed; else the error matches ErrFenced or ErrState and nothing may be
+// sent.
 //
-// decide gets the card's record of that moment and says for the last time
-// whether it may be sent. A refusal ends the request: the error matches
-// ErrRefused.
-func (s *Store) MarkSending(ctx context.Context, request id.RequestID, counter uint32, step Event, decide func(*Card) Verdict) error {
-	var v Verdict
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		r, err := readRequest(ctx, tx, request)
+// decide says for the last time whether it may be sent. A refusal ends the
+// request: the error matches ErrRefused. One that is to wait for an approval
+// goes back to that: the error matches ErrHeld. before is what happened until
+// now, step tells of the mark.
+func (s *Store) MarkSending(ctx context.Context, claim Claim, req Request, counter uint32, before []Event, step Event, decide func(*Moment, *Request) Verdict) error {
+	var stopped error
+	err := s.write(ctx, "mark", func(tx *tx) error {
+		stopped = nil
+		card, err := tx.hold(claim, req.Operator)
 		if err != nil {
 			return err
 		}
-		c, err := readCard(ctx, tx, r.EID)
+		r, err := tx.lockRequest(req.ID)
 		if err != nil {
 			return err
 		}
-		if v = decide(c); v.Refusal != nil {
-			_, err := s.finish(ctx, tx, request, v.Outcome())
+		if r.EID != claim.EID || r.FinishedAt != nil || r.SentAt != nil || !slices.Contains(unsent, r.State) || !r.Deadline.After(tx.now) {
+			return fmt.Errorf("%w: %s, not to be sent", ErrState, r.State)
+		}
+		m := Moment{Now: tx.now, Card: card}
+		if r.scopes != "" {
+			m.Guard, err = tx.scopesOfRequest(&r)
+		} else {
+			m.Guard, err = tx.scopes(r.Operator, card.Groups)
+		}
+		if err != nil {
 			return err
 		}
-		now := millis(s.now())
-		res, err := tx.ExecContext(ctx,
-			`UPDATE deactivations SET state = 'sending', sent_at = ?, counter = ?, updated_at = ?
-			 WHERE id = ? AND state = 'authenticating' AND finished_at IS NULL AND sent_at IS NULL AND deadline > ?`,
-			now, counter, now, request.String(), now)
-		if err := oneRow(res, err, fmt.Errorf("%w: not to be sent", ErrState)); err != nil {
+		v := decide(&m, &r)
+		switch {
+		case v.Refusal != nil:
+			stopped = fmt.Errorf("%w: %s", ErrRefused, v.Refusal.Text)
+			o := v.Outcome()
+			o.Steps = append(slices.Clone(before), o.Steps...)
+			if _, err := tx.finish(card, &r, o); err != nil {
+				return err
+			}
+			return tx.giveBack(claim)
+		case v.Hold != "":
+			stopped = fmt.Errorf("%w: %s", ErrHeld, v.Hold)
+			if err := tx.holdAgain(&r, v, before); err != nil {
+				return err
+			}
+			return tx.giveBack(claim)
+		}
+		if v.Window != 0 {
+			counted := r.scopes != "" && m.Guard[0].Epoch == r.Epoch
+			for i := range m.Guard {
+				m.Guard[i].Counts.Sent(tx.now, v.Window)
+				if counted {
+					m.Guard[i].Pending = max(m.Guard[i].Pending-1, 0)
+				}
+			}
+			if err := tx.saveScopes(m.Guard); err != nil {
+				return err
+			}
+		}
+		now := millis(tx.now)
+		if _, err := tx.exec(`UPDATE deactivations SET state = 'sending', sent_at = ?, counter = ?, updated_at = ? WHERE id = ?`,
+			now, counter, now, r.ID.String()); err != nil {
 			return err
 		}
-		return s.addStep(ctx, tx, r, step)
+		return tx.addEvents(r.steps(append(slices.Clone(before), step))...)
 	})
-	if err == nil && v.Refusal != nil {
-		return fmt.Errorf("%w: %s", ErrRefused, v.Refusal.Text)
+	if err == nil {
+		err = stopped
 	}
 	return err
+}
+
+// holdAgain has a request that was let in wait for an approval after all.
+func (t *tx) holdAgain(r *Request, v Verdict, before []Event) error {
+	if err := t.release(r); err != nil {
+		return err
+	}
+	if _, err := t.exec(`UPDATE deactivations SET state = 'held', held_why = ?, deadline = ?, approved_by = NULL, approved_at = NULL, updated_at = ? WHERE id = ?`,
+		v.Hold, millis(v.HoldUntil), millis(t.now), r.ID.String()); err != nil {
+		return err
+	}
+	return t.addEvents(r.steps(append(slices.Clone(before),
+		Event{Kind: "decision", Internal: true, Detail: v.Audit},
+		Event{Kind: string(Held), Detail: map[string]any{"text": v.Hold, "until": v.HoldUntil}},
+	))...)
 }
 
 // Outcome is how a request ends that was not sent and is refused.
@@ -364,65 +607,74 @@ type Outcome struct {
 }
 
 // Finish ends a request and records what the card said of itself, in one
-// transaction. Without a verified answer a request that was sent can only
-// become Unknown; what a rule refuses must not have been sent. The error matches
-// ErrState where the request does not allow the outcome.
-func (s *Store) Finish(ctx context.Context, request id.RequestID, o Outcome) (Request, error) {
+// transaction, and gives the claim back. Without a verified answer a request
+// that was sent can only become Unknown; what a rule refuses must not have been
+// sent. The error matches ErrState where the request does not allow the outcome,
+// and ErrFenced where the claim has passed.
+func (s *Store) Finish(ctx context.Context, claim Claim, request id.RequestID, o Outcome) (Request, error) {
 	var r Request
-	err := s.write(ctx, func(tx *sql.Tx) (err error) {
-		r, err = s.finish(ctx, tx, request, o)
-		return err
+	err := s.write(ctx, "finish", func(tx *tx) error {
+		card, err := tx.hold(claim, 0)
+		if err != nil {
+			return err
+		}
+		before, err := tx.lockRequest(request)
+		if err != nil {
+			return err
+		}
+		if r, err = tx.finish(card, &before, o); err != nil {
+			return err
+		}
+		return tx.giveBack(claim)
 	})
 	return r, err
 }
 
-func (s *Store) finish(ctx context.Context, tx *sql.Tx, request id.RequestID, o Outcome) (Request, error) {
-	r, err := readRequest(ctx, tx, request)
-	if err != nil {
-		return r, err
-	}
+// finish ends request r of a card. It gives the request as it is then.
+func (t *tx) finish(card *Card, r *Request, o Outcome) (Request, error) {
 	if !allows(r, o) {
-		return r, fmt.Errorf("%w: %s, not to be %s", ErrState, r.State, o.State)
+		return *r, fmt.Errorf("%w: %s, not to be %s", ErrState, r.State, o.State)
 	}
-	now := millis(s.now())
-	if f := o.Refusal; f != nil {
-		o.Detail = f.Text
-		if _, err := tx.ExecContext(ctx, `UPDATE deactivations SET rule = ?, subject_code = ?, reason_code = ? WHERE id = ?`,
-			f.Rule, f.SubjectCode, f.ReasonCode, request.String()); err != nil {
-			return r, fmt.Errorf("store: %w", err)
-		}
+	if err := t.release(r); err != nil {
+		return *r, err
 	}
-	if a := o.Answer; a != nil {
-		if _, err := tx.ExecContext(ctx,
-			`UPDATE deactivations SET result = ?, status_word = ?, suite = ?, card_counter = ?, command = ?, response = ?, receipt = ? WHERE id = ?`,
-			a.Result, a.SW, a.Suite, a.EventCounter, a.Command, a.Response, a.Receipt, request.String()); err != nil {
-			return r, fmt.Errorf("store: %w", err)
-		}
+	out := *r
+	now := fromMillis(millis(t.now))
+	out.State, out.Detail, out.Refusal, out.Answer, out.UpdatedAt, out.FinishedAt = o.State, o.Detail, o.Refusal, o.Answer, now, &now
+	var err error
+	switch f, a := o.Refusal, o.Answer; {
+	case f != nil:
+		out.Detail = f.Text
+		_, err = t.exec(`UPDATE deactivations SET state = ?, detail = ?, updated_at = ?, finished_at = ?, rule = ?, subject_code = ?, reason_code = ? WHERE id = ?`,
+			string(o.State), f.Text, millis(now), millis(now), f.Rule, f.SubjectCode, f.ReasonCode, r.ID.String())
+	case a != nil:
+		_, err = t.exec(`UPDATE deactivations SET state = ?, detail = ?, updated_at = ?, finished_at = ?,
+		                 result = ?, status_word = ?, suite = ?, card_counter = ?, command = ?, response = ?, receipt = ? WHERE id = ?`,
+			string(o.State), o.Detail, millis(now), millis(now),
+			int64(a.Result), int64(a.SW), int64(a.Suite), a.EventCounter, a.Command, a.Response, a.Receipt, r.ID.String())
+	default:
+		_, err = t.exec(`UPDATE deactivations SET state = ?, detail = ?, updated_at = ?, finished_at = ? WHERE id = ?`,
+			string(o.State), o.Detail, millis(now), millis(now), r.ID.String())
 	}
-	if _, err := tx.ExecContext(ctx, `UPDATE deactivations SET state = ?, detail = ?, updated_at = ?, finished_at = ? WHERE id = ?`,
-		string(o.State), o.Detail, now, now, request.String()); err != nil {
-		return r, fmt.Errorf("store: %w", err)
+	if err != nil {
+		return *r, err
 	}
+	var events []Event
 	if o.Card != nil {
-		if err := s.apply(ctx, tx, r.EID, *o.Card); err != nil {
-			return r, err
+		if events, err = t.apply(card, *o.Card); err != nil {
+			return *r, err
 		}
 	}
 	if o.Unsettled {
-		if err := s.unsettle(ctx, tx, r.EID); err != nil {
-			return r, err
+		if err := t.unsettle(r.EID); err != nil {
+			return *r, err
 		}
 	}
-	for _, e := range o.Steps {
-		if err := s.addStep(ctx, tx, r, e); err != nil {
-			return r, err
-		}
-	}
-	return readRequest(ctx, tx, request)
+	return out, t.addEvents(append(events, r.steps(o.Steps)...)...)
 }
 
 // allows says which ends a request may come to (docs/protocol.md §8).
-func allows(r Request, o Outcome) bool {
+func allows(r *Request, o Outcome) bool {
 	if r.FinishedAt != nil {
 		return false
 	}
@@ -434,78 +686,57 @@ func allows(r Request, o Outcome) bool {
 		return o.Refusal != nil && !sent || o.Refusal == nil && sent && o.Answer != nil
 	case Failed:
 		return r.State != Unknown
+	case Expired, Cancelled:
+		return !sent
 	}
 	return false
 }
 
 // AddStep writes an event of a request and changes nothing else.
 func (s *Store) AddStep(ctx context.Context, request id.RequestID, e Event) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
-		r, err := readRequest(ctx, tx, request)
+	return s.write(ctx, "step", func(tx *tx) error {
+		r, err := readRequest(tx, request, "")
 		if err != nil {
 			return err
 		}
-		return s.addStep(ctx, tx, r, e)
+		return tx.addEvents(r.step(e))
 	})
 }
 
 // Expire ends every request whose deadline has passed before anything was sent,
 // at most limit of them, and gives them back.
 func (s *Store) Expire(ctx context.Context, limit int) ([]Request, error) {
-	now := s.now()
-	due := func(q querier) ([]Request, error) {
-		return collect(ctx, q, scanRequest,
-			`SELECT `+requestColumns+` FROM deactivations WHERE finished_at IS NULL AND sent_at IS NULL AND deadline <= ? ORDER BY deadline LIMIT ?`,
-			millis(now), limit)
+	now := `?`
+	args := []any{millis(s.now()), limit}
+	if s.clock == nil {
+		now, args = `(SELECT now_ms())`, []any{limit}
 	}
-	if list, err := due(s.db); err != nil || len(list) == 0 {
+	due := dueRequests + now + ` ORDER BY deadline LIMIT ?`
+	if list, err := collect(reads{s, ctx}, scanRequest, due, args...); err != nil || len(list) == 0 {
 		return nil, err // the common case takes no write lock
 	}
 	var out []Request
-	err := s.write(ctx, func(tx *sql.Tx) error {
-		list, err := due(tx)
+	err := s.write(ctx, "expire", func(tx *tx) error {
+		out = nil
+		list, err := collect(tx, scanRequest, dueRequests+`? ORDER BY deadline LIMIT ?`+s.dialect.skipLocked, millis(tx.now), limit)
 		if err != nil {
 			return err
 		}
-		const detail = "the deadline passed before anything was sent to the card"
 		for _, r := range list {
-			if _, err := tx.ExecContext(ctx, `UPDATE deactivations SET state = 'expired', detail = ?, updated_at = ?, finished_at = ? WHERE id = ?`,
-				detail, millis(now), millis(now), r.ID.String()); err != nil {
-				return fmt.Errorf("store: %w", err)
+			detail := "the deadline passed before anything was sent to the card"
+			if r.State == Held {
+				detail = "nobody approved the request in time"
 			}
-			if err := s.addStep(ctx, tx, r, Event{Kind: string(Expired), Detail: map[string]any{"text": detail, "was": r.State}}); err != nil {
+			step := Event{Kind: string(Expired), Detail: map[string]any{"text": detail, "was": r.State}}
+			r, err := tx.finish(nil, &r, Outcome{State: Expired, Detail: detail, Steps: []Event{step}})
+			if err != nil {
 				return err
 			}
+			out = append(out, r)
 		}
-		out = list
 		return nil
 	})
 	return out, err
 }
 
-// Resume is called once by a server that starts, before it works: what another
-// one left in the middle goes back to where it can go on from. A request that
-// was being sent is Unknown, one that was being authenticated is Waiting.
-func (s *Store) Resume(ctx context.Context) error {
-	return s.write(ctx, func(tx *sql.Tx) error {
-		list, err := collect(ctx, tx, scanRequest,
-			`SELECT `+requestColumns+` FROM deactivations WHERE finished_at IS NULL AND state IN ('authenticating', 'sending') ORDER BY seq`)
-		if err != nil {
-			return err
-		}
-		for _, r := range list {
-			to, text := Waiting, "the server started again before anything was sent"
-			if r.SentAt != nil {
-				to, text = Unknown, "the server started again after the command may have been sent"
-			}
-			if _, err := tx.ExecContext(ctx, `UPDATE deactivations SET state = ?, updated_at = ? WHERE id = ?`,
-				string(to), millis(s.now()), r.ID.String()); err != nil {
-				return fmt.Errorf("store: %w", err)
-			}
-			if err := s.addStep(ctx, tx, r, Event{Kind: string(to), Detail: map[string]any{"text": text}}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
+const dueRequests = `SELECT ` + requestColumns + ` FROM deactivations WHERE finished_at IS NULL AND sent_at IS NULL AND deadline <= `

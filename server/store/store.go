@@ -1,9 +1,13 @@
 // Package store is the record: operators, cards, deactivation requests, and the
 // append-only trail of everything that happened to them.
 //
-// A Store is a database file that several processes of one machine may use at
-// once. Each method is one transaction, durable when it returns. What a method
-// changes and the events that tell of it are written together.
+// A Store is an SQLite file, for one server, or a PostgreSQL database that
+// several servers share. Each method is one transaction, durable when it
+// returns. What a method changes and the events that tell of it are written
+// together.
+//
+// What is done with a card needs a Claim on it: a lease with a fencing token.
+// Whoever's lease has passed can write nothing of it any more.
 package store
 
 import (
@@ -13,15 +17,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	"github.com/pressly/goose/v3/lock"
 )
 
 // Errors that those of this package match.
@@ -37,82 +39,88 @@ var (
 	ErrState = errors.New("store: request is not in a state for this")
 	// ErrRefused says that a rule refused a request and so ended it.
 	ErrRefused = errors.New("store: refused by a rule")
+	// ErrHeld says that a request waits for an approval and was not sent.
+	ErrHeld = errors.New("store: waits for an approval")
+	// ErrFenced says that a claim's lease has passed, or that somebody else has
+	// claimed the card since. Nothing was changed.
+	ErrFenced = errors.New("store: the claim on the card has passed")
 )
 
 //go:embed migrations
 var migrations embed.FS
 
-// Store is the record on disk. It is safe for concurrent use.
+// Store is the record. It is safe for concurrent use.
 type Store struct {
-	path string
-	db   *sql.DB
-	now  func() time.Time
+	path    string // of an SQLite file; else empty
+	db      *sql.DB
+	dialect *dialect
+	clock   func() time.Time // nil: the database's
+	faults  func(write string, committed bool) error
 
-	mu    sync.Mutex // one writer of this process at a time; the database has one anyway
-	wrote time.Time  // the last write that went well, zero where the last one failed; guarded by mu
+	writes     chan *writing
+	writers    sync.WaitGroup
+	closing    chan struct{}
+	close      sync.Once
+	statements sync.Map     // query to *sql.Stmt, for reads
+	wrote      atomic.Int64 // the last write that went well, milliseconds; 0 where the last one failed
 }
 
 // Option changes how a Store is opened.
 type Option func(*Store)
 
-// WithClock sets the clock that stamps records and events.
-func WithClock(now func() time.Time) Option { return func(s *Store) { s.now = now } }
+// WithClock sets the clock that stamps records and events, and by which leases
+// and deadlines pass. The default is the system's for an SQLite file, and the
+// database's for PostgreSQL.
+func WithClock(now func() time.Time) Option { return func(s *Store) { s.clock = now } }
 
-// Open opens the database file at path, makes it (mode 0600) where it is not
-// there, and brings its schema up to date.
-func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	f, err := os.OpenFile(abs, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	if err := f.Close(); err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	// WAL with synchronous FULL: a commit is on disk before it is reported.
-	db, err := openFile(abs, url.Values{
-		"_pragma": {"busy_timeout(15000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"},
-		"_txlock": {"immediate"},
-	})
-	if err != nil {
-		return nil, err
-	}
-	db.SetMaxOpenConns(8)
-	db.SetMaxIdleConns(8)
-	s := &Store{path: abs, db: db, now: time.Now}
+// WithFaults has f called around each write, by its name: before it, where an
+// error keeps it from being done, and once it is committed, where an error says
+// that nobody was told. For tests of what happens then.
+func WithFaults(f func(write string, committed bool) error) Option {
+	return func(s *Store) { s.faults = f }
+}
+
+// IsPostgres reports whether where names a PostgreSQL database: a URL such as
+// postgres://user@host/database.
+func IsPostgres(where string) bool {
+	return strings.HasPrefix(where, "postgres://") || strings.HasPrefix(where, "postgresql://")
+}
+
+// Open opens a record and brings its schema up to date: an SQLite file at a
+// path, made (mode 0600) where it is not there, or a PostgreSQL database at a
+// URL.
+func Open(ctx context.Context, where string, opts ...Option) (*Store, error) {
+	s := &Store{writes: make(chan *writing, maxBatch), closing: make(chan struct{})}
 	for _, o := range opts {
 		o(s)
 	}
-	if err := migrate(ctx, db); err != nil {
-		db.Close()
-		return nil, fmt.Errorf("store: %s: %w", path, err)
+	var err error
+	writers := 1
+	if IsPostgres(where) {
+		writers = postgresWriters
+		err = s.openPostgres(where)
+	} else {
+		err = s.openSQLite(where)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := s.migrate(ctx); err != nil {
+		s.db.Close()
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	for range writers {
+		s.writers.Add(1)
+		go s.runWrites()
 	}
 	return s, nil
 }
 
-// openFile opens an SQLite file at an absolute path, whatever characters are in
-// it.
-func openFile(path string, options url.Values) (*sql.DB, error) {
-	path = filepath.ToSlash(path)
-	if !strings.HasPrefix(path, "/") {
-		path = "/" + path // a drive letter
-	}
-	dsn := url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: options.Encode()}
-	db, err := sql.Open("sqlite", dsn.String())
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	return db, nil
-}
-
 // migrate brings the schema up to date. Two processes may do so at once: the
 // one that loses the race finds the other's work done.
-func migrate(ctx context.Context, db *sql.DB) error {
+func (s *Store) migrate(ctx context.Context) error {
 	for try := 0; ; try++ {
-		p, err := provider(db)
+		p, err := s.provider()
 		if err != nil {
 			return err
 		}
@@ -126,16 +134,50 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	}
 }
 
-func provider(db *sql.DB) (*goose.Provider, error) {
-	dir, err := fs.Sub(migrations, "migrations/sqlite")
+func (s *Store) provider() (*goose.Provider, error) {
+	dir, err := fs.Sub(migrations, "migrations/"+s.dialect.name)
 	if err != nil {
 		return nil, err
 	}
-	return goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithDisableGlobalRegistry(true))
+	opts := []goose.ProviderOption{goose.WithDisableGlobalRegistry(true)}
+	if s.dialect.remote {
+		locker, err := lock.NewPostgresSessionLocker()
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, goose.WithSessionLocker(locker))
+	}
+	return goose.NewProvider(s.dialect.goose, s.db, dir, opts...)
 }
 
-// Close closes the file.
-func (s *Store) Close() error { return s.db.Close() }
+// Close waits for writes under way and closes the record.
+func (s *Store) Close() error {
+	s.close.Do(func() { close(s.closing) })
+	s.writers.Wait()
+	return s.db.Close()
+}
+
+// Shared says whether several servers may work on the record at once.
+func (s *Store) Shared() bool { return s.dialect.remote }
+
+// Now is the store's clock, of this machine where the database's own is not
+// asked.
+func (s *Store) Now() time.Time { return s.now() }
+
+func (s *Store) now() time.Time {
+	if s.clock != nil {
+		return s.clock()
+	}
+	return time.Now()
+}
+
+// at calls the fault function.
+func (s *Store) at(write string, committed bool) error {
+	if s.faults == nil {
+		return nil
+	}
+	return s.faults(write, committed)
+}
 
 // pingEvery is how old the last good write may be to stand for the next.
 const pingEvery = 10 * time.Second
@@ -143,67 +185,28 @@ const pingEvery = 10 * time.Second
 // Ping reports whether the record can be written, by a small write unless
 // another one went well just now.
 func (s *Store) Ping(ctx context.Context) error {
-	s.mu.Lock()
-	age := s.now().Sub(s.wrote)
-	s.mu.Unlock()
-	if age >= 0 && age < pingEvery {
+	if age := s.now().Sub(fromMillis(s.wrote.Load())); age >= 0 && age < pingEvery {
 		return nil
 	}
-	return s.write(ctx, func(tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, `UPDATE health SET at = ? WHERE id = 1`, millis(s.now()))
+	return s.write(ctx, "ping", func(tx *tx) error {
+		res, err := tx.exec(`UPDATE health SET at = ? WHERE id = 1`, millis(tx.now))
 		return oneRow(res, err, ErrNotFound)
 	})
 }
 
-// write runs fn in one transaction that holds the write lock from its start.
-func (s *Store) write(ctx context.Context, fn func(*sql.Tx) error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.wrote = time.Time{}
-	tx, err := s.db.BeginTx(ctx, nil)
+// oneRow turns an UPDATE that met no row into otherwise.
+func oneRow(res sql.Result, err, otherwise error) error {
 	if err != nil {
-		return fmt.Errorf("store: %w", err)
-	}
-	defer tx.Rollback()
-	if err := fn(tx); err != nil {
 		return err
 	}
-	if err := tx.Commit(); err != nil {
+	n, err := res.RowsAffected()
+	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
-	s.wrote = s.now()
+	if n == 0 {
+		return otherwise
+	}
 	return nil
-}
-
-// querier is what *sql.DB and *sql.Tx share.
-type querier interface {
-	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
-// scanner is what *sql.Row and *sql.Rows share.
-type scanner interface{ Scan(dest ...any) error }
-
-// collect reads all rows through scan.
-func collect[T any](ctx context.Context, q querier, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
-	rows, err := q.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	defer rows.Close()
-	var out []T
-	for rows.Next() {
-		v, err := scan(rows)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, v)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	return out, nil
 }
 
 // found turns sql's error into ErrNotFound.
