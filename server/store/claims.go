@@ -95,7 +95,8 @@ func (s *Store) Claim(ctx context.Context, by Server, eid id.EID) (Work, error) 
 			}
 			return nil
 		}
-		to, text := r.State, ""
+		var to State
+		var text string
 		switch r.State {
 		case Sending:
 			to, text = Unknown, "the server that sent the command works on it no more"
