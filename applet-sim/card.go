@@ -16,20 +16,22 @@ import (
 // Card is an emulated card. It is safe for concurrent use: a card does one
 // thing at a time, whoever asks.
 type Card struct {
-	mu       sync.Mutex
-	image    *Image // never changed in place: persist replaces it
-	material material
-	store    Store // nil: memory alone
-	rand     io.Reader
-	extended bool   // announces and takes extended length
-	fci      []byte // what SELECT answers with
-	eid      []byte // what GET DATA answers with
+	mu           sync.Mutex
+	image        *Image // never changed in place: persist replaces it
+	material     material
+	store        Store // nil: memory alone
+	rand         io.Reader
+	extended     bool // announces and takes extended length
+	applications []*application
+	fci          []byte // what SELECT answers with
+	eid          []byte // what GET DATA answers with
 
 	// RAM: gone with the power.
 	channels [maxChannels]channel
 	chain    *chain // under way; nil for none
 	auth     authState
 	failed   int // EXTERNAL AUTHENTICATE, since reset
+	toolkit  toolkit
 
 	powered bool
 	resets  int // times that RAM was lost
@@ -71,13 +73,14 @@ func New(image *Image, opts ...Option) (*Card, error) {
 		return nil, err
 	}
 	c := &Card{
-		image:    image.clone(),
-		material: m,
-		rand:     rand.Reader,
-		extended: true,
-		fci:      selectAnswer(image),
-		eid:      eidObject(image),
-		powered:  true,
+		image:        image.clone(),
+		material:     m,
+		rand:         rand.Reader,
+		extended:     true,
+		applications: applications,
+		fci:          selectAnswer(image),
+		eid:          eidObject(image),
+		powered:      true,
 	}
 	for _, o := range opts {
 		o(c)
@@ -85,6 +88,7 @@ func New(image *Image, opts ...Option) (*Card, error) {
 	if err := samePublic(c.material.keys, m.keys); err != nil {
 		return nil, err
 	}
+	c.changed()
 	c.loseRAM()
 	return c, nil
 }
@@ -131,10 +135,13 @@ func (c *Card) Reset() {
 }
 
 func (c *Card) loseRAM() {
-	c.channels = [maxChannels]channel{0: {open: true}}
+	for n := range c.channels {
+		c.setChannel(n, channel{open: n == 0})
+	}
 	c.chain = nil
 	c.auth = authState{}
 	c.failed = 0
+	c.toolkit = toolkit{}
 	c.resets++
 }
 
@@ -207,7 +214,8 @@ func (c *Card) away() (left time.Duration, away bool) {
 }
 
 // persist makes next the persistent memory, wholly or not at all. Where it
-// fails nothing changed.
+// fails nothing changed. Every change of the memory goes through here, and is
+// one call.
 func (c *Card) persist(next *Image) error {
 	fault := c.nextFault()
 	switch fault.Kind {
@@ -225,8 +233,21 @@ func (c *Card) persist(next *Image) error {
 	case fault.Kind == CutAfter:
 		c.cut = &fault
 	}
+	was := c.image
 	c.image = next
+	if was.enabledICCID() != next.enabledICCID() {
+		c.changed()
+	}
 	return nil
+}
+
+// changed tells the applications that another profile, or none, is enabled.
+func (c *Card) changed() {
+	for _, app := range c.applications {
+		if app.changed != nil {
+			app.changed(c)
+		}
+	}
 }
 
 func (c *Card) save(next *Image) error {

@@ -1,8 +1,6 @@
 package appletsim
 
 import (
-	"bytes"
-
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/apdu/tlv"
 )
@@ -20,34 +18,26 @@ const (
 	insGetStatus            = 0xF2
 )
 
-// instruction is how the card answers to one INS.
-type instruction struct {
-	form    byte // of its CLA
-	chained bool // may be sent in parts in the clear
-	applet  bool // asks for the applet to be selected on its channel
-
-	// plain carries it out in the clear on a channel; was is the state that it
-	// found there, and ended.
-	plain func(c *Card, channel int, was authState, cmd apdu.Command) ([]byte, apdu.StatusWord)
-	// secured carries it out under secure messaging, once its mac verified; nil
-	// where it has none. ok is false where data did not decrypt.
-	secured func(c *Card, s *session, cmd apdu.Command, ok bool) ([]byte, apdu.StatusWord)
+// managementApplet is the application of docs/protocol.md. It is the first of
+// every card.
+var managementApplet = &application{
+	aids:     func(*Card) [][]byte { return appletAIDs },
+	exact:    true,
+	selected: (*Card).selectApplet,
+	instructions: map[byte]instruction{
+		insSelect:               {form: interindustry, plain: otherSelect},
+		insInternalAuthenticate: {form: interindustry, chained: true, plain: (*Card).internalAuthenticate},
+		insExternalAuthenticate: {form: interindustry, chained: true, plain: (*Card).externalAuthenticate},
+		insGetData:              {form: proprietary, plain: (*Card).getData},
+		insGetStatus:            {form: proprietary, plain: inTheClear, secured: (*Card).getStatus},
+		insDeactivate:           {form: proprietary, plain: inTheClear, secured: (*Card).operation},
+		insActivate:             {form: proprietary, plain: inTheClear, secured: (*Card).operation},
+	},
 }
 
-var instructions map[byte]instruction
-
-func init() {
-	instructions = map[byte]instruction{
-		insSelect:               {form: interindustry, plain: (*Card).selectApplet},
-		insManageChannel:        {form: interindustry, plain: (*Card).manageChannel},
-		insGetResponse:          {form: interindustry}, // exchange has it
-		insInternalAuthenticate: {form: interindustry, applet: true, chained: true, plain: (*Card).internalAuthenticate},
-		insExternalAuthenticate: {form: interindustry, applet: true, chained: true, plain: (*Card).externalAuthenticate},
-		insGetData:              {form: proprietary, applet: true, plain: (*Card).getData},
-		insGetStatus:            {form: proprietary, applet: true, plain: inTheClear, secured: (*Card).getStatus},
-		insDeactivate:           {form: proprietary, applet: true, plain: inTheClear, secured: (*Card).operation},
-		insActivate:             {form: proprietary, applet: true, plain: inTheClear, secured: (*Card).operation},
-	}
+// otherSelect refuses a SELECT that is not by AID: the applet has no files.
+func otherSelect(*Card, int, authState, apdu.Command) ([]byte, apdu.StatusWord) {
+	return nil, apdu.SWIncorrectP1P2
 }
 
 // inTheClear refuses a command that needs secure messaging.
@@ -56,7 +46,10 @@ func inTheClear(*Card, int, authState, apdu.Command) ([]byte, apdu.StatusWord) {
 }
 
 // appletID is the AID of the management applet (§1).
-var appletID = []byte("\xF0cardbridge")
+var (
+	appletID   = []byte("\xF0cardbridge")
+	appletAIDs = [][]byte{appletID}
+)
 
 // selectAnswer is what SELECT answers with (§6).
 func selectAnswer(im *Image) []byte {
@@ -70,18 +63,14 @@ func selectAnswer(im *Image) []byte {
 	return tlv.Append(nil, 0x6F, tlv.Append(fci, 0xA5, inner...)...)
 }
 
-// selectApplet is SELECT. One that fails leaves the applet selected.
-func (c *Card) selectApplet(n int, _ authState, cmd apdu.Command) ([]byte, apdu.StatusWord) {
-	if cmd.P1 != 0x04 || cmd.P2 != 0x00 {
+// selectApplet is SELECT by the applet's AID.
+func (c *Card) selectApplet(_ int, _ []byte, cmd apdu.Command) ([]byte, apdu.StatusWord) {
+	if cmd.P2 != 0x00 {
 		return nil, apdu.SWIncorrectP1P2
-	}
-	if !bytes.Equal(cmd.Data, appletID) {
-		return nil, apdu.SWFileNotFound
 	}
 	if sw := wrongLe(cmd.Ne, len(c.fci)); sw != apdu.SWSuccess {
 		return nil, sw
 	}
-	c.channels[n].selected = true
 	return c.fci, apdu.SWSuccess
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"unicode/utf8"
 
@@ -202,12 +203,34 @@ func (im *Image) clone() *Image {
 	c.Suites = slices.Clone(im.Suites)
 	c.Profiles = slices.Clone(im.Profiles)
 	if im.Runtime != nil {
-		c.Runtime = &Runtime{
-			Answers:  slices.Clone(im.Runtime.Answers),
-			Failures: slices.Clone(im.Runtime.Failures),
-		}
+		c.Runtime = im.Runtime.clone()
 	}
 	return &c
+}
+
+func (r *Runtime) clone() *Runtime {
+	return &Runtime{
+		Answers:  slices.Clone(r.Answers),
+		Failures: slices.Clone(r.Failures),
+	}
+}
+
+// switchTo is the image with profile i enabled and no other, none where i is
+// negative, and the event counter one up: what every cause of a change comes to
+// (§7). ok is false where the counter is at its end: it never goes back.
+func (im *Image) switchTo(i int) (next *Image, ok bool) {
+	if im.EventCounter == math.MaxUint32 {
+		return nil, false
+	}
+	next = im.clone()
+	next.EventCounter++
+	for j := range next.Profiles {
+		next.Profiles[j].State = Disabled
+	}
+	if i >= 0 {
+		next.Profiles[i].State = Enabled
+	}
+	return next, true
 }
 
 // storeAnswer adds an answer and forgets the oldest where there are too many.
@@ -239,6 +262,14 @@ func (im *Image) has(s cryptogram.Suite) bool { return slices.Contains(im.Suites
 // enabled is the index of the enabled profile, -1 if there is none.
 func (im *Image) enabled() int {
 	return slices.IndexFunc(im.Profiles, func(p Profile) bool { return p.State == Enabled })
+}
+
+// enabledICCID is the enabled profile's, all zeroes if there is none.
+func (im *Image) enabledICCID() (iccid id.ICCID) {
+	if i := im.enabled(); i >= 0 {
+		iccid = im.Profiles[i].ICCID
+	}
+	return iccid
 }
 
 // fallback is the index of the profile with the fallback attribute, or -1.

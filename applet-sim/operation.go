@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/subtle"
 	"encoding/binary"
-	"math"
 
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/apdu/tlv"
@@ -126,17 +125,21 @@ func (c *Card) carryOut(r request) ([]byte, apdu.StatusWord) {
 		target = c.image.find(*r.iccid)
 	}
 	res := c.judge(r, target)
-	if res == resultDone && c.image.EventCounter == math.MaxUint32 {
-		res = resultUndefined // the counter must not go back
+	var next *Image
+	other, ok := -1, false
+	if res == resultDone {
+		if next, other, ok = c.image.after(r.ins, target); !ok {
+			res = resultUndefined
+		}
 	}
 	if res == resultDone {
-		next, other := c.image.after(r.ins, target)
 		response, err := c.signed(next, r, resultDone, target, other)
 		if err != nil {
 			return nil, apdu.SWMemoryFailure
 		}
 		next.storeAnswer(StoredAnswer{RequestID: r.requestID, Hash: r.hash[:], Response: response})
 		if c.persist(next) == nil {
+			c.refresh()
 			return response, resultDone.status()
 		}
 		res = resultUndefined
@@ -181,29 +184,20 @@ func (c *Card) judge(r request, target int) result {
 }
 
 // after is the image after the operation on target, and the index of the
-// fallback profile where that changed too, else -1.
-func (im *Image) after(ins byte, target int) (next *Image, other int) {
-	next = im.clone()
-	next.EventCounter++
-	other = next.fallback()
+// fallback profile where that changed too, else -1. ok is as switchTo's.
+func (im *Image) after(ins byte, target int) (next *Image, other int, ok bool) {
+	on := target
+	other = im.fallback()
 	if other == target {
 		other = -1
 	}
 	if ins == insDeactivate {
-		next.Profiles[target].State = Disabled
-		if other >= 0 {
-			next.Profiles[other].State = Enabled
-		}
-		return next, other
-	}
-	if other >= 0 && next.Profiles[other].State != Enabled {
+		on = other
+	} else if other >= 0 && im.Profiles[other].State != Enabled {
 		other = -1
 	}
-	if other >= 0 {
-		next.Profiles[other].State = Disabled
-	}
-	next.Profiles[target].State = Enabled
-	return next, other
+	next, ok = im.switchTo(on)
+	return next, other, ok
 }
 
 // signed is the response data under im, with its receipt.

@@ -31,7 +31,7 @@ func (c *Card) secured(channel int, cmd apdu.Command) ([]byte, apdu.StatusWord) 
 	cmd.Data = data
 	sw := apdu.SWInstructionNotSupported
 	var out []byte
-	if in, known := instructions[cmd.INS]; known {
+	if in, known, _ := c.instruction(&c.channels[channel], cmd.INS); known {
 		out, sw = in.secured(c, s, cmd, err == nil)
 	} else if err != nil {
 		sw = apdu.SWIncorrectData

@@ -11,7 +11,9 @@ const maxCommandData = 2048
 // channel is a logical channel.
 type channel struct {
 	open     bool
-	selected bool   // the applet
+	selected bool   // an application is
+	app      int    // which one of the card's applications
+	aid      []byte // by which of its AIDs
 	pending  []byte // what GET RESPONSE gets
 }
 
@@ -55,7 +57,8 @@ func (c *Card) exchange(capdu []byte) []byte {
 	if begun != nil {
 		cmd.Data = append(begun.data, cmd.Data...)
 	}
-	data, sw := []byte(nil), c.admit(cl, cmd.INS)
+	in, sw := c.admit(cl, cmd.INS)
+	var data []byte
 	switch {
 	case sw != apdu.SWSuccess:
 		c.endState(cl.channel)
@@ -65,9 +68,9 @@ func (c *Card) exchange(capdu []byte) []byte {
 	case cl.kind == secured:
 		data, sw = c.secured(cl.channel, cmd)
 	default:
-		data, sw = instructions[cmd.INS].plain(c, cl.channel, c.takeState(cl.channel), cmd)
+		data, sw = in.plain(c, cl.channel, c.takeState(cl.channel), cmd)
 	}
-	return respond(ch, data, sw, cmd.Ne)
+	return respond(ch, data, c.announced(ch, sw), cmd.Ne)
 }
 
 // parse parses a command APDU; one with extended length on a card without it
@@ -79,23 +82,24 @@ func (c *Card) parse(capdu []byte) (apdu.Command, error) {
 	return apdu.ParseCommand(capdu)
 }
 
-// admit says by its header alone whether a command, or a part of one, is one of
-// the card's, and 9000 if so.
-func (c *Card) admit(cl class, ins byte) apdu.StatusWord {
-	in, known := instructions[ins]
+// admit finds a command's instruction and says by the header alone whether the
+// command, or a part of one, can be carried out, and 9000 if so.
+func (c *Card) admit(cl class, ins byte) (instruction, apdu.StatusWord) {
+	in, known, unselected := c.instruction(&c.channels[cl.channel], ins)
+	sw := apdu.SWSuccess
 	switch {
 	case !known && (cl.kind != secured || cl.form == neither):
-		return apdu.SWInstructionNotSupported
+		sw = apdu.SWInstructionNotSupported
 	case known && cl.form != in.form:
-		return apdu.SWClassNotSupported
+		sw = apdu.SWClassNotSupported
 	case cl.kind == otherwise, cl.kind == secured && known && in.secured == nil:
-		return apdu.SWSecureMessagingUnsupported
+		sw = apdu.SWSecureMessagingUnsupported
 	case cl.kind == plain && cl.chained && !in.chained:
-		return apdu.SWChainingNotSupported
-	case known && in.applet && !c.channels[cl.channel].selected:
-		return apdu.SWConditionsNotSatisfied
+		sw = apdu.SWChainingNotSupported
+	case known && unselected:
+		sw = apdu.SWConditionsNotSatisfied
 	}
-	return apdu.SWSuccess
+	return in, sw
 }
 
 // respond gives the first ne bytes of data, and keeps the rest for GET RESPONSE.
@@ -133,7 +137,7 @@ func (c *Card) getResponse(ch *channel, cl class, cmd apdu.Command, err error) [
 	}
 	data := ch.pending
 	ch.pending = nil
-	return respond(ch, data, apdu.SWSuccess, cmd.Ne)
+	return respond(ch, data, c.announced(ch, apdu.SWSuccess), cmd.Ne)
 }
 
 // manageChannel is MANAGE CHANNEL (ISO/IEC 7816-4 §11.1.2): open, with the
@@ -153,7 +157,7 @@ func (c *Card) manageChannel(n int, _ authState, cmd apdu.Command) ([]byte, apdu
 		if number == 0 || number >= maxChannels || !c.channels[number].open {
 			return nil, apdu.SWChannelNotSupported
 		}
-		c.channels[number] = channel{}
+		c.setChannel(number, channel{})
 		c.endState(number)
 		return nil, apdu.SWSuccess
 	}
@@ -171,6 +175,16 @@ func (c *Card) openChannel(number int) ([]byte, apdu.StatusWord) {
 	if number >= maxChannels || c.channels[number].open {
 		return nil, apdu.SWChannelNotSupported
 	}
-	c.channels[number] = channel{open: true}
+	c.setChannel(number, channel{open: true})
 	return data, apdu.SWSuccess
+}
+
+// setChannel makes a channel anew; applications forget what they kept for it.
+func (c *Card) setChannel(n int, ch channel) {
+	for _, app := range c.applications {
+		if app.closed != nil {
+			app.closed(c, n)
+		}
+	}
+	c.channels[n] = ch
 }
