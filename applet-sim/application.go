@@ -47,7 +47,7 @@ type instruction struct {
 
 // applications are those of every card, in the order in which SELECT finds
 // them; the management applet is the first.
-var applications = []*application{managementApplet}
+var applications = []*application{managementApplet, issuerDomain}
 
 // cardInstructions are what the card itself carries out, whatever application
 // is selected.
@@ -120,7 +120,7 @@ type candidate struct {
 func (c *Card) selectApplication(n int, cmd apdu.Command) ([]byte, apdu.StatusWord) {
 	found := c.candidates(cmd.Data)
 	if len(found) == 0 {
-		if ch := &c.channels[n]; cmd.P2 != 0 && ch.selected && ch.app == 0 {
+		if ch := &c.channels[n]; cmd.P2 != 0 && ch.selected && c.applications[ch.app].exact {
 			return nil, apdu.SWIncorrectP1P2
 		}
 		return nil, apdu.SWFileNotFound

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +33,8 @@ type Card struct {
 	auth     authState
 	failed   int // EXTERNAL AUTHENTICATE, since reset
 	toolkit  toolkit
+
+	euicc euicc
 
 	powered bool
 	resets  int // times that RAM was lost
@@ -88,6 +91,10 @@ func New(image *Image, opts ...Option) (*Card, error) {
 	if err := samePublic(c.material.keys, m.keys); err != nil {
 		return nil, err
 	}
+	if c.image.about().Plain {
+		c.applications = slices.DeleteFunc(slices.Clone(c.applications), func(a *application) bool { return a == managementApplet })
+	}
+	c.euicc = newEUICC(c)
 	c.changed()
 	c.loseRAM()
 	return c, nil
@@ -142,6 +149,7 @@ func (c *Card) loseRAM() {
 	c.auth = authState{}
 	c.failed = 0
 	c.toolkit = toolkit{}
+	c.euicc.domain.Reset()
 	c.resets++
 }
 

@@ -38,6 +38,7 @@ type Image struct {
 	Policy        Policy                 `json:"policy"`
 	Profiles      []Profile              `json:"profiles"`
 	EventCounter  uint32                 `json:"event_counter"`
+	EUICC         *EUICC                 `json:"euicc,omitempty"`   // nil: all defaults
 	Runtime       *Runtime               `json:"runtime,omitempty"` // nil until something was stored
 }
 
@@ -98,6 +99,7 @@ var (
 type Runtime struct {
 	Answers  []StoredAnswer `json:"answers,omitempty"`  // the oldest first
 	Failures []Failures     `json:"failures,omitempty"` // none where it is 0
+	EUICC    *EUICCRuntime  `json:"euicc,omitempty"`    // nil until the ISD-R stored something
 }
 
 // runtimeMark says that a member runtime is this emulator's: another's is
@@ -202,6 +204,10 @@ func (im *Image) clone() *Image {
 	}
 	c.Suites = slices.Clone(im.Suites)
 	c.Profiles = slices.Clone(im.Profiles)
+	if im.EUICC != nil {
+		about := *im.EUICC
+		c.EUICC = &about
+	}
 	if im.Runtime != nil {
 		c.Runtime = im.Runtime.clone()
 	}
@@ -212,6 +218,7 @@ func (r *Runtime) clone() *Runtime {
 	return &Runtime{
 		Answers:  slices.Clone(r.Answers),
 		Failures: slices.Clone(r.Failures),
+		EUICC:    r.EUICC.clone(),
 	}
 }
 

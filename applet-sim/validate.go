@@ -42,6 +42,9 @@ func (im *Image) load() (material, error) {
 	if m.servers, err = im.loadServers(); err != nil {
 		return m, err
 	}
+	if err := im.EUICC.check(); err != nil {
+		return m, err
+	}
 	return m, im.checkRuntime(m.servers)
 }
 
@@ -169,7 +172,7 @@ func (im *Image) checkRuntime(servers []server) error {
 			return fmt.Errorf("%w: two failure counts for key set %d", ErrImage, f.KID)
 		}
 	}
-	return nil
+	return im.Runtime.EUICC.check(im)
 }
 
 // check verifies that a stored answer is one to an operation that was done.

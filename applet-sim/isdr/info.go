@@ -32,8 +32,8 @@ func (c *call) addresses([]byte) ([]byte, error) {
 	return tlv.Append(b, 0x81, []byte(c.RootDS)...), nil
 }
 
-// maxAddress is the most bytes of an address, a host name.
-const maxAddress = 255
+// MaxAddress is the most bytes of an address, a host name.
+const MaxAddress = 255
 
 // setDefaultDP is SetDefaultDpAddress (§5.7.4); an empty one takes it away.
 func (c *call) setDefaultDP(body []byte) ([]byte, error) {
@@ -41,7 +41,7 @@ func (c *call) setDefaultDP(body []byte) ([]byte, error) {
 	if err := objects(body, map[tlv.Tag]*[]byte{0x80: &address}); err != nil {
 		return nil, err
 	}
-	if address == nil || len(address) > maxAddress || !utf8.Valid(address) {
+	if address == nil || len(address) > MaxAddress || !utf8.Valid(address) {
 		return nil, tlv.ErrMalformed
 	}
 	c.DefaultDP, c.write = string(address), true

@@ -311,8 +311,8 @@ func (c *call) remove(gone func(*Profile) bool) {
 	c.Profiles = kept
 }
 
-// maxNickname is the most bytes of a nickname.
-const maxNickname = 64
+// MaxNickname is the most bytes of a nickname.
+const MaxNickname = 64
 
 // setNickname is SetNickname (§5.7.21); an empty one takes it away.
 func (c *call) setNickname(body []byte) ([]byte, error) {
@@ -320,7 +320,7 @@ func (c *call) setNickname(body []byte) ([]byte, error) {
 	if err := objects(body, map[tlv.Tag]*[]byte{tagICCID: &iccid, tagNickname: &name}); err != nil {
 		return nil, err
 	}
-	if iccid == nil || name == nil || len(name) > maxNickname || !utf8.Valid(name) {
+	if iccid == nil || name == nil || len(name) > MaxNickname || !utf8.Valid(name) {
 		return nil, tlv.ErrMalformed
 	}
 	for i := range c.Profiles {
