@@ -2,6 +2,7 @@ package appletsim
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/cardbridge/cardbridge/apdu"
 )
@@ -46,8 +47,8 @@ type instruction struct {
 }
 
 // applications are those of every card, in the order in which SELECT finds
-// them; the management applet is the first.
-var applications = []*application{managementApplet, issuerDomain}
+// them.
+var applications = []*application{managementApplet, files, issuerDomain}
 
 // cardInstructions are what the card itself carries out, whatever application
 // is selected.
@@ -57,46 +58,57 @@ var cardInstructions = map[byte]instruction{
 	insGetResponse:   {form: interindustry}, // exchange has it
 }
 
-// application is the one selected on a channel, nil for none.
+// application is the one of a channel.
 func (c *Card) application(ch *channel) *application {
 	if !ch.selected {
-		return nil
+		return files
 	}
 	return c.applications[ch.app]
 }
 
 // instruction finds an instruction on a channel. unselected says that it is one
-// of the management applet's, and no application is selected there (§6).
+// of the management applet's, and nothing was selected there (§6).
 func (c *Card) instruction(ch *channel, ins byte) (in instruction, known, unselected bool) {
 	if in, known = cardInstructions[ins]; known {
 		return in, true, false
 	}
-	app := c.application(ch)
-	if app == nil {
-		if in, known = c.applications[0].instructions[ins]; known {
+	if !ch.selected && slices.Contains(c.applications, managementApplet) {
+		if in, known = managementApplet.instructions[ins]; known {
 			return in, true, true
 		}
-	} else if in, known = app.instructions[ins]; known {
-		return in, true, false
 	}
-	if app == nil || app.proactive {
+	app := c.application(ch)
+	if in, known = app.instructions[ins]; !known && app.proactive {
 		in, known = terminalInstructions[ins]
 	}
 	return in, known, false
 }
 
 // selectFile is SELECT: by AID (P1 04) the card finds the application, any other
-// is for the one that is selected. One that fails leaves what is selected.
+// is the channel's application's, or the file system's. One that fails leaves
+// what is selected.
 func (c *Card) selectFile(n int, was authState, cmd apdu.Command) ([]byte, apdu.StatusWord) {
 	if cmd.P1 == selectByAID {
 		return c.selectApplication(n, cmd)
 	}
-	if app := c.application(&c.channels[n]); app != nil {
-		if in, ok := app.instructions[insSelect]; ok {
-			return in.plain(c, n, was, cmd)
-		}
+	in, own := c.application(&c.channels[n]).instructions[insSelect]
+	if !own {
+		in = files.instructions[insSelect]
 	}
-	return nil, apdu.SWIncorrectP1P2
+	data, sw := in.plain(c, n, was, cmd)
+	if ch := &c.channels[n]; sw == apdu.SWSuccess && !(ch.selected && c.application(ch) == files) {
+		c.enter(n, files, nil) // no other takes one
+	}
+	return data, sw
+}
+
+// enter makes an application the channel's, by an AID of its own.
+func (c *Card) enter(n int, app *application, aid []byte) {
+	ch := &c.channels[n]
+	if now := c.application(ch); now != app && now.closed != nil {
+		now.closed(c, n)
+	}
+	ch.selected, ch.app, ch.aid = true, slices.Index(c.applications, app), aid
 }
 
 const (
@@ -120,7 +132,7 @@ type candidate struct {
 func (c *Card) selectApplication(n int, cmd apdu.Command) ([]byte, apdu.StatusWord) {
 	found := c.candidates(cmd.Data)
 	if len(found) == 0 {
-		if ch := &c.channels[n]; cmd.P2 != 0 && ch.selected && c.applications[ch.app].exact {
+		if cmd.P2 != 0 && c.application(&c.channels[n]).exact {
 			return nil, apdu.SWIncorrectP1P2
 		}
 		return nil, apdu.SWFileNotFound
@@ -136,11 +148,7 @@ func (c *Card) selectApplication(n int, cmd apdu.Command) ([]byte, apdu.StatusWo
 	if sw != apdu.SWSuccess {
 		return nil, sw
 	}
-	ch := &c.channels[n]
-	if now := c.application(ch); now != nil && now != next && now.closed != nil {
-		now.closed(c, n)
-	}
-	ch.selected, ch.app, ch.aid = true, found[i].app, found[i].aid
+	c.enter(n, next, found[i].aid)
 	return data, sw
 }
 

@@ -33,7 +33,7 @@ func twoAIDs(closed *[]int) *application {
 func twoApplications(t *testing.T) (c *Card, closed *[]int) {
 	c = newCard(t, testImage(t))
 	closed = new([]int)
-	c.applications = []*application{managementApplet, twoAIDs(closed)}
+	c.applications = []*application{managementApplet, files, twoAIDs(closed)}
 	return c, closed
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cardbridge/cardbridge/apdu"
+	"github.com/cardbridge/cardbridge/applet-sim/uicc"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
 )
 
@@ -24,6 +25,7 @@ type Card struct {
 	rand         io.Reader
 	extended     bool // announces and takes extended length
 	applications []*application
+	files        *uicc.UICC
 	fci          []byte // what SELECT answers with
 	eid          []byte // what GET DATA answers with
 
@@ -95,6 +97,7 @@ func New(image *Image, opts ...Option) (*Card, error) {
 		c.applications = slices.DeleteFunc(slices.Clone(c.applications), func(a *application) bool { return a == managementApplet })
 	}
 	c.euicc = newEUICC(c)
+	c.files = uicc.New(c.saveUSIM, c.rand)
 	c.changed()
 	c.loseRAM()
 	return c, nil
@@ -145,6 +148,7 @@ func (c *Card) loseRAM() {
 	for n := range c.channels {
 		c.setChannel(n, channel{open: n == 0})
 	}
+	c.files.Reset()
 	c.chain = nil
 	c.auth = authState{}
 	c.failed = 0

@@ -60,7 +60,7 @@ func (c *Card) refresh() {
 // is to be fetched.
 func (c *Card) announced(ch *channel, sw apdu.StatusWord) apdu.StatusWord {
 	t := &c.toolkit
-	if app := c.application(ch); sw != apdu.SWSuccess || t.command == nil || t.fetched || app != nil && !app.proactive {
+	if sw != apdu.SWSuccess || t.command == nil || t.fetched || !c.application(ch).proactive {
 		return sw
 	}
 	return 0x9100 | apdu.StatusWord(byte(len(t.command)))

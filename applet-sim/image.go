@@ -2,7 +2,6 @@ package appletsim
 
 import (
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 	"slices"
 	"unicode/utf8"
 
+	"github.com/cardbridge/cardbridge/applet-sim/uicc"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
 	"github.com/cardbridge/cardbridge/card/id"
 )
@@ -100,6 +100,7 @@ type Runtime struct {
 	Answers  []StoredAnswer `json:"answers,omitempty"`  // the oldest first
 	Failures []Failures     `json:"failures,omitempty"` // none where it is 0
 	EUICC    *EUICCRuntime  `json:"euicc,omitempty"`    // nil until the ISD-R stored something
+	USIMs    []USIM         `json:"usims,omitempty"`    // none where it is as it was made
 }
 
 // runtimeMark says that a member runtime is this emulator's: another's is
@@ -148,20 +149,7 @@ type Failures struct {
 }
 
 // Hex is bytes that a file has as hexadecimal digits.
-type Hex []byte
-
-// MarshalText is the digits in upper case.
-func (h Hex) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%X", []byte(h)), nil }
-
-// UnmarshalText parses digits of either case.
-func (h *Hex) UnmarshalText(b []byte) error {
-	out := make([]byte, hex.DecodedLen(len(b)))
-	if _, err := hex.Decode(out, b); err != nil {
-		return err
-	}
-	*h = out
-	return nil
-}
+type Hex = uicc.Hex
 
 // ParseImage parses a card image and checks all of it. The error matches
 // ErrImage and tells nothing of the keys.
@@ -194,7 +182,7 @@ func (im *Image) Marshal() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// clone is a copy to change: of all but the bytes of stored answers.
+// clone is a copy to change: of all but the bytes of stored answers and files.
 func (im *Image) clone() *Image {
 	c := *im
 	c.Keys.Auth = slices.Clone(im.Keys.Auth)
@@ -215,11 +203,16 @@ func (im *Image) clone() *Image {
 }
 
 func (r *Runtime) clone() *Runtime {
-	return &Runtime{
+	c := &Runtime{
 		Answers:  slices.Clone(r.Answers),
 		Failures: slices.Clone(r.Failures),
 		EUICC:    r.EUICC.clone(),
+		USIMs:    slices.Clone(r.USIMs),
 	}
+	for i := range c.USIMs {
+		c.USIMs[i].Data = c.USIMs[i].Clone()
+	}
+	return c
 }
 
 // switchTo is the image with profile i enabled and no other, none where i is

@@ -149,7 +149,7 @@ func (c *Card) manageChannel(n int, _ authState, cmd apdu.Command) ([]byte, apdu
 	number := int(cmd.P2)
 	switch cmd.P1 {
 	case 0x00:
-		return c.openChannel(number)
+		return c.openChannel(number, n)
 	case 0x80:
 		if number == 0 {
 			number = n
@@ -164,8 +164,10 @@ func (c *Card) manageChannel(n int, _ authState, cmd apdu.Command) ([]byte, apdu
 	return nil, apdu.SWIncorrectP1P2
 }
 
-// openChannel opens a channel, the first free one where number is 0.
-func (c *Card) openChannel(number int) ([]byte, apdu.StatusWord) {
+// openChannel opens a channel, the first free one where number is 0. The files
+// are where they are on the channel that it is opened from, if that is not the
+// basic one (ETSI TS 102 221 §8.7).
+func (c *Card) openChannel(number, from int) ([]byte, apdu.StatusWord) {
 	var data []byte
 	if number == 0 {
 		for number = 1; number < maxChannels && c.channels[number].open; number++ {
@@ -175,7 +177,14 @@ func (c *Card) openChannel(number int) ([]byte, apdu.StatusWord) {
 	if number >= maxChannels || c.channels[number].open {
 		return nil, apdu.SWChannelNotSupported
 	}
-	c.setChannel(number, channel{open: true})
+	next := channel{open: true}
+	if was := &c.channels[from]; from != 0 && was.selected && c.application(was) == files {
+		next.selected, next.app, next.aid = true, was.app, was.aid
+	}
+	c.setChannel(number, next)
+	if next.selected {
+		c.files.Open(number, from)
+	}
 	return data, apdu.SWSuccess
 }
 

@@ -172,7 +172,10 @@ func (im *Image) checkRuntime(servers []server) error {
 			return fmt.Errorf("%w: two failure counts for key set %d", ErrImage, f.KID)
 		}
 	}
-	return im.Runtime.EUICC.check(im)
+	if err := im.Runtime.EUICC.check(im); err != nil {
+		return err
+	}
+	return im.checkUSIMs()
 }
 
 // check verifies that a stored answer is one to an operation that was done.
