@@ -2,8 +2,8 @@ package appletsim
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cardbridge/cardbridge/apdu"
+	"github.com/cardbridge/cardbridge/applet-sim/fault"
 	"github.com/cardbridge/cardbridge/applet-sim/uicc"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
 )
@@ -18,6 +19,7 @@ import (
 // Card is an emulated card. It is safe for concurrent use: a card does one
 // thing at a time, whoever asks.
 type Card struct {
+	line         chan struct{} // held for one command and its answer, which may take time
 	mu           sync.Mutex
 	image        *Image // never changed in place: persist replaces it
 	material     material
@@ -41,8 +43,9 @@ type Card struct {
 	powered bool
 	resets  int // times that RAM was lost
 	removal removal
-	faults  []Fault
-	cut     *Fault // the power went during the command under way
+	faults  fault.Set
+	armed   []Fault // by WithFaults, until New is done
+	cut     *Fault  // the power went during the command under way
 }
 
 // removal says whether the card is in its reader.
@@ -50,6 +53,7 @@ type removal struct {
 	out   bool
 	until time.Time // it comes back by itself then; zero: it does not
 	count int
+	next  chan struct{} // closed when it leaves
 }
 
 // An Option changes what New makes.
@@ -78,6 +82,7 @@ func New(image *Image, opts ...Option) (*Card, error) {
 		return nil, err
 	}
 	c := &Card{
+		line:         make(chan struct{}, 1),
 		image:        image.clone(),
 		material:     m,
 		rand:         rand.Reader,
@@ -86,6 +91,7 @@ func New(image *Image, opts ...Option) (*Card, error) {
 		fci:          selectAnswer(image),
 		eid:          eidObject(image),
 		powered:      true,
+		removal:      removal{next: make(chan struct{})},
 	}
 	for _, o := range opts {
 		o(c)
@@ -100,6 +106,9 @@ func New(image *Image, opts ...Option) (*Card, error) {
 	c.files = uicc.New(c.saveUSIM, c.rand)
 	c.changed()
 	c.loseRAM()
+	if err := c.arm(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrImage, err)
+	}
 	return c, nil
 }
 
@@ -119,7 +128,14 @@ func samePublic(a, b cryptogram.PrivateKeys) error {
 }
 
 // ATR is the answer to reset.
-func (c *Card) ATR() []byte { return answerToReset(c.extended) }
+func (c *Card) ATR() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if atr := c.faults.ATR(); atr != nil {
+		return atr
+	}
+	return answerToReset(c.extended)
+}
 
 // Image is a copy of what the persistent memory holds now.
 func (c *Card) Image() *Image {
@@ -133,6 +149,9 @@ func (c *Card) Image() *Image {
 func (c *Card) Power(on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if on && !c.powered {
+		c.faults.Reset()
+	}
 	c.powered = on
 	c.loseRAM()
 }
@@ -141,6 +160,11 @@ func (c *Card) Power(on bool) {
 func (c *Card) Reset() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.reset()
+}
+
+func (c *Card) reset() {
+	c.faults.Reset()
 	c.loseRAM()
 }
 
@@ -157,25 +181,11 @@ func (c *Card) loseRAM() {
 	c.resets++
 }
 
-// Process carries out a command APDU and gives the response APDU. It is nil
-// where there is none: the card is out of its reader, has no power, or left
-// while it carried out the command.
+// Process carries out a command APDU and gives the response APDU, after the time
+// that a fault has it take. It is nil where there is none: the card is out of its
+// reader, has no power, is mute, or left while it carried out the command.
 func (c *Card) Process(capdu []byte) []byte {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.process(capdu)
-}
-
-func (c *Card) process(capdu []byte) []byte {
-	if _, away := c.away(); away || !c.powered {
-		return nil
-	}
-	rapdu := c.exchange(capdu)
-	if c.cut != nil {
-		c.remove(c.cut.Away)
-		c.cut = nil
-		return nil
-	}
+	rapdu, _ := c.transmit(context.Background(), capdu, func() error { return nil }, 0)
 	return rapdu
 }
 
@@ -191,6 +201,8 @@ func (c *Card) Remove() {
 func (c *Card) remove(away time.Duration) {
 	c.removal.out = true
 	c.removal.count++
+	close(c.removal.next)
+	c.removal.next = make(chan struct{})
 	c.removal.until = time.Time{}
 	if away > 0 {
 		c.removal.until = time.Now().Add(away)
@@ -202,7 +214,17 @@ func (c *Card) remove(away time.Duration) {
 func (c *Card) Insert() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.removal.out {
+		c.back()
+	}
+}
+
+// back is the card's way back into its reader.
+func (c *Card) back() {
 	c.removal.out = false
+	if c.powered {
+		c.faults.Reset()
+	}
 }
 
 // Away reports whether the card is out of its reader, and for how long still;
@@ -219,7 +241,7 @@ func (c *Card) away() (left time.Duration, away bool) {
 	}
 	left = time.Until(c.removal.until)
 	if left <= 0 {
-		c.removal.out = false
+		c.back()
 		return 0, false
 	}
 	return left, true
@@ -229,25 +251,13 @@ func (c *Card) away() (left time.Duration, away bool) {
 // fails nothing changed. Every change of the memory goes through here, and is
 // one call.
 func (c *Card) persist(next *Image) error {
-	fault := c.nextFault()
-	switch fault.Kind {
-	case WriteFails:
-		return errWrite
-	case CutBefore:
-		c.cut = &fault
-		return errWrite
-	}
-	switch err := c.save(next); {
-	case errors.Is(err, ErrInDoubt):
-		c.cut = &Fault{Kind: CutAfter, Away: time.Second} // as if it had lost its power
-	case err != nil:
+	held, err := c.write(next)
+	if err != nil {
 		return err
-	case fault.Kind == CutAfter:
-		c.cut = &fault
 	}
 	was := c.image
-	c.image = next
-	if was.enabledICCID() != next.enabledICCID() {
+	c.image = held
+	if was.enabledICCID() != held.enabledICCID() {
 		c.changed()
 	}
 	return nil

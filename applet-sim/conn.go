@@ -3,6 +3,7 @@ package appletsim
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/cardbridge/cardbridge/apdu"
 )
@@ -33,16 +34,57 @@ func (c *Card) Connect() *Conn {
 
 // Transmit implements apdu.Transmitter.
 func (c *Conn) Transmit(ctx context.Context, capdu []byte) ([]byte, error) {
-	c.card.mu.Lock()
-	defer c.card.mu.Unlock()
-	if err := c.check(ctx); err != nil {
-		return nil, err
-	}
-	rapdu := c.card.process(capdu)
-	if rapdu == nil {
+	rapdu, err := c.card.transmit(ctx, capdu, func() error { return c.check(ctx) }, waitingTime)
+	if err == nil && rapdu == nil {
 		return nil, fmt.Errorf("emulated card: %w", apdu.ErrCardRemoved)
 	}
-	return rapdu, nil
+	return rapdu, err
+}
+
+// waitingTime is how long a reader waits for a card of which it hears nothing:
+// the block waiting time of answerToReset's BWI at 4 MHz (ISO/IEC 7816-3 §11.4.3).
+const waitingTime = 1500 * time.Millisecond
+
+// transmit has one command and its answer pass between the card and a reader
+// that check lets. Where the card is mute it waits in vain, and fails.
+func (c *Card) transmit(ctx context.Context, capdu []byte, check func() error, patience time.Duration) ([]byte, error) {
+	select {
+	case c.line <- struct{}{}:
+		defer func() { <-c.line }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	answer, err := c.begin(capdu, check)
+	if answer.mute {
+		answer.delay += patience
+	}
+	if err != nil || answer.delay == 0 {
+		return answer.rapdu, err
+	}
+	t := time.NewTimer(answer.delay)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-answer.left:
+		return nil, nil
+	case <-t.C:
+	}
+	if answer.mute && patience > 0 {
+		return nil, fmt.Errorf("emulated card: %w in %s", apdu.ErrTimeout, patience)
+	}
+	return answer.rapdu, nil
+}
+
+func (c *Card) begin(capdu []byte, check func() error) (outcome, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := check(); err != nil {
+		return outcome{}, err
+	}
+	out := c.edge(capdu)
+	out.left = c.removal.next
+	return out, nil
 }
 
 // ATR implements apdu.Conn.
@@ -56,7 +98,7 @@ func (c *Conn) Reset(ctx context.Context) error {
 	if err := c.check(ctx); err != nil {
 		return err
 	}
-	c.card.loseRAM()
+	c.card.reset()
 	c.resets = c.card.resets
 	return nil
 }

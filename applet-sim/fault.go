@@ -3,50 +3,162 @@ package appletsim
 import (
 	"errors"
 	"time"
+
+	"github.com/cardbridge/cardbridge/applet-sim/fault"
 )
 
-// FaultKind is what goes wrong at a persistent write.
-type FaultKind int
+// Fault is what goes wrong with a card, and when: package fault has the kinds.
+type Fault = fault.Fault
 
-// The faults.
+// FaultKind is what goes wrong.
+type FaultKind = fault.Kind
+
+// The faults at a persistent write that every kind of card is tested by.
 const (
-	// WriteFails: the memory refuses the write; nothing changed.
-	WriteFails FaultKind = iota + 1
-	// CutBefore: the card leaves its reader before the write is done; its
-	// memory is wholly as it was.
-	CutBefore
-	// CutAfter: the card leaves its reader after the write and before its
-	// answer.
-	CutAfter
+	WriteFails = fault.WriteFails
+	CutBefore  = fault.CutBefore
+	CutAfter   = fault.CutAfter
 )
-
-// Fault has one persistent write go wrong.
-type Fault struct {
-	Write int // which one, counted from Inject; 1 is the next
-	Kind  FaultKind
-	Away  time.Duration // how long a card that was cut stays away; 0: until Insert
-}
 
 var errWrite = errors.New("appletsim: persistent write failed")
 
-// Inject arranges for a fault, beside those arranged for before.
-func (c *Card) Inject(f Fault) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.faults = append(c.faults, f)
+// WithFaults arms faults, as Inject does, after those of the image.
+func WithFaults(faults ...Fault) Option {
+	return func(c *Card) { c.armed = append(c.armed, faults...) }
 }
 
-// nextFault counts one write down and gives the fault that it meets, the zero
-// Fault for none.
-func (c *Card) nextFault() (met Fault) {
-	var left []Fault
-	for _, f := range c.faults {
-		if f.Write--; f.Write == 0 {
-			met = f
-		} else if f.Write > 0 {
-			left = append(left, f)
+// OnFault has fn called at each strike of a fault; at the first one alone of a
+// fault that strikes always by its kind. It must not call the card.
+func OnFault(fn func(fault.Strike)) Option { return func(c *Card) { c.faults.OnStrike = fn } }
+
+// Inject arms a fault beside those armed before, and gives its id. The error
+// matches fault.ErrInvalid.
+func (c *Card) Inject(f Fault) (id int, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.faults.Add(f)
+}
+
+// Faults lists the faults that are armed.
+func (c *Card) Faults() []fault.Armed {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.faults.List()
+}
+
+// ClearFault disarms the fault of that id; 0: all. It reports whether there was
+// one.
+func (c *Card) ClearFault(id int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.faults.Clear(id)
+}
+
+// Counts are how many commands the card was given, how many persistent writes it
+// began, and how many resets and power-ons it has seen.
+func (c *Card) Counts() (apdus, writes, resets int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.faults.Counts()
+}
+
+// Powered reports whether the card has power.
+func (c *Card) Powered() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.powered
+}
+
+// arm arms the image's faults and those of WithFaults.
+func (c *Card) arm() error {
+	if r := c.image.Runtime; r != nil {
+		c.armed = append(r.Faults[:len(r.Faults):len(r.Faults)], c.armed...)
+	}
+	for _, f := range c.armed {
+		if _, err := c.faults.Add(f); err != nil {
+			return err
 		}
 	}
-	c.faults = left
-	return met
+	c.armed = nil
+	return nil
+}
+
+// write has the memory hold next, and gives what it holds then, which after a
+// power cut may be what it held before.
+func (c *Card) write(next *Image) (held *Image, err error) {
+	f := c.faults.Write()
+	switch f.Kind {
+	case fault.WriteFails, fault.WornOut:
+		return nil, errWrite
+	case fault.CutBefore:
+		c.cut = &f
+		return nil, errWrite
+	case fault.CutTorn:
+		c.cut = &f
+		return c.tear(next, f.Bytes)
+	case fault.CutAfter:
+		c.cut = &f
+	}
+	err = c.save(next)
+	if errors.Is(err, ErrInDoubt) {
+		c.cut, err = &Fault{Away: time.Second}, nil // as if it had lost its power
+	}
+	return next, err
+}
+
+// tear has the power go when n bytes of next are written. What the memory then
+// holds is what the Store says; without one that can tell, what it held before.
+func (c *Card) tear(next *Image, n int) (*Image, error) {
+	s, tears := c.store.(TornStore)
+	if !tears {
+		return nil, errWrite
+	}
+	b, err := next.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	held, err := s.Tear(b, n)
+	if err != nil {
+		return nil, err
+	}
+	return c.image.reread(held)
+}
+
+// outcome is what leaves the card of a command, and when.
+type outcome struct {
+	rapdu []byte // nil: none
+	mute  bool   // it is in its reader and has power, and does not answer
+	delay time.Duration
+	left  <-chan struct{} // closed when it leaves its reader
+}
+
+// edge has a command pass the faults on its way to the card and back.
+func (c *Card) edge(capdu []byte) outcome {
+	if _, away := c.away(); away || !c.powered {
+		return outcome{}
+	}
+	v := c.faults.Begin(capdu)
+	rapdu := v.Answer
+	if !v.Skip {
+		rapdu = c.exchange(v.CAPDU)
+	}
+	switch {
+	case c.cut != nil:
+		c.faults.End(nil)
+		c.changed() // an application may have thought otherwise of what was written
+		c.remove(c.cut.Away)
+		c.cut = nil
+		return outcome{}
+	case v.Leave:
+		c.remove(v.Away)
+		return outcome{}
+	case rapdu == nil:
+		return outcome{mute: true}
+	}
+	out := c.faults.End(rapdu)
+	if out.Leave {
+		c.remove(out.Away)
+		return outcome{}
+	}
+	return outcome{rapdu: out.Answer, mute: out.Answer == nil, delay: out.Delay}
 }

@@ -101,6 +101,7 @@ type Runtime struct {
 	Failures []Failures     `json:"failures,omitempty"` // none where it is 0
 	EUICC    *EUICCRuntime  `json:"euicc,omitempty"`    // nil until the ISD-R stored something
 	USIMs    []USIM         `json:"usims,omitempty"`    // none where it is as it was made
+	Faults   []Fault        `json:"faults,omitempty"`   // armed whenever a card is made of the image
 }
 
 // runtimeMark says that a member runtime is this emulator's: another's is
@@ -170,6 +171,16 @@ func ParseImage(b []byte) (*Image, error) {
 	return im, nil
 }
 
+// reread is what a memory that held im holds now. Its keys are im's, and are not
+// parsed again.
+func (im *Image) reread(b []byte) (*Image, error) {
+	now := &Image{}
+	if err := cryptogram.DecodeStrict(b, now); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrImage, err)
+	}
+	return now, now.checkProfiles()
+}
+
 // Marshal is the image as it stands in a file.
 func (im *Image) Marshal() ([]byte, error) {
 	var b bytes.Buffer
@@ -208,6 +219,7 @@ func (r *Runtime) clone() *Runtime {
 		Failures: slices.Clone(r.Failures),
 		EUICC:    r.EUICC.clone(),
 		USIMs:    slices.Clone(r.USIMs),
+		Faults:   r.Faults, // never changed
 	}
 	for i := range c.USIMs {
 		c.USIMs[i].Data = c.USIMs[i].Clone()

@@ -16,6 +16,15 @@ type Store interface {
 	Save(image []byte) error
 }
 
+// TornStore is a Store whose power can go during a write.
+type TornStore interface {
+	Store
+	// Tear begins to save image, has the power go when n bytes of it are written,
+	// and gives what the memory holds when the power is back: image, or what it
+	// held before.
+	Tear(image []byte, n int) (held []byte, err error)
+}
+
 var (
 	// ErrInDoubt says that a write was done but may not outlive a crash. The
 	// card does not answer such a command.
@@ -89,30 +98,55 @@ func (s *FileStore) load() ([]byte, error) {
 
 // Save implements Store. The new file is readable by its owner alone.
 func (s *FileStore) Save(image []byte) error {
-	beside := s.path + ".new"
-	os.Remove(beside) // a crash may have left one
-	f, err := os.OpenFile(beside, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	if err := s.write(image, true); err != nil {
 		return err
 	}
-	_, err = f.Write(image)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = os.Rename(beside, s.path)
-	}
-	if err != nil {
-		os.Remove(beside)
+	if err := os.Rename(s.beside(), s.path); err != nil {
+		os.Remove(s.beside())
 		return err
 	}
 	if err := syncDir(filepath.Dir(s.path)); err != nil {
 		return fmt.Errorf("%w: %w", ErrInDoubt, err)
 	}
 	return nil
+}
+
+// beside is the file that a write makes.
+func (s *FileStore) beside() string { return s.path + ".new" }
+
+// write writes the file beside, and syncs it where it is whole.
+func (s *FileStore) write(b []byte, whole bool) error {
+	os.Remove(s.beside()) // a crash may have left one
+	f, err := os.OpenFile(s.beside(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil && whole {
+		err = f.Sync()
+	}
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		os.Remove(s.beside())
+	}
+	return err
+}
+
+// Tear implements TornStore: it does what Save does up to byte n, and leaves all
+// as it then is. The last byte is followed by the rename, which is done with one
+// byte more.
+func (s *FileStore) Tear(image []byte, n int) (held []byte, err error) {
+	if n > len(image) {
+		err = s.Save(image)
+	} else {
+		err = s.write(image[:n], false)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.load()
 }
 
 // Close gives the file free.

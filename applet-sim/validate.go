@@ -6,6 +6,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/cardbridge/cardbridge/apdu/tlv"
+	"github.com/cardbridge/cardbridge/applet-sim/fault"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
 	"github.com/cardbridge/cardbridge/card/id"
 )
@@ -171,6 +172,9 @@ func (im *Image) checkRuntime(servers []server) error {
 		if slices.IndexFunc(im.Runtime.Failures, func(o Failures) bool { return o.KID == f.KID }) != i {
 			return fmt.Errorf("%w: two failure counts for key set %d", ErrImage, f.KID)
 		}
+	}
+	if n := len(im.Runtime.Faults); n > fault.MaxArmed {
+		return fmt.Errorf("%w: %d faults, at most %d wanted", ErrImage, n, fault.MaxArmed)
 	}
 	if err := im.Runtime.EUICC.check(im); err != nil {
 		return err

@@ -288,7 +288,7 @@ func TestRecovery(t *testing.T) {
 			r := newRig(t)
 			im := servertest.Image(1)
 			c := r.insert(im, tt.intercept)
-			if tt.fault != 0 {
+			if tt.fault != "" {
 				c.Inject(appletsim.Fault{Write: 1, Kind: tt.fault, Away: 30 * time.Millisecond})
 			}
 			req := r.finished(r.ask(server.Deactivation{EID: im.EID}))

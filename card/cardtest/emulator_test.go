@@ -83,11 +83,13 @@ func emulate(t *testing.T, p cardtest.Personality) (*appletsim.Card, *cardtest.C
 	require.NoError(t, err)
 	return c, &cardtest.Card{
 		Record: rec, Server: server, Other: &other,
-		Inject: func(_ *testing.T, f cardtest.Fault) {
-			kinds := map[cardtest.Fault]appletsim.FaultKind{
-				cardtest.WriteFails: appletsim.WriteFails, cardtest.CutBefore: appletsim.CutBefore, cardtest.CutAfter: appletsim.CutAfter,
-			}
-			c.Inject(appletsim.Fault{Write: 1, Kind: kinds[f], Away: away})
+		Inject: func(t *testing.T, f cardtest.Fault) {
+			_, err := c.Inject(map[cardtest.Fault]appletsim.Fault{
+				cardtest.WriteFails: {Kind: appletsim.WriteFails},
+				cardtest.CutBefore:  {Kind: appletsim.CutBefore, Away: away},
+				cardtest.CutAfter:   {Kind: appletsim.CutAfter, Away: away},
+			}[f])
+			require.NoError(t, err)
 		},
 	}
 }
