@@ -65,19 +65,19 @@ func (f *file) bySFI(sfi byte) *file {
 	return nil
 }
 
-// binary is a transparent EF.
-func binary(name string, id uint16, sfi byte, size int, rule byte, content content) *file {
+// transparentEF is a transparent EF.
+func transparentEF(name string, id uint16, sfi byte, size int, rule byte, content content) *file {
 	return &file{name: name, id: id, sfi: sfi, descriptor: transparent, size: size, rule: rule, content: content}
 }
 
-// records is a linear fixed EF of n records.
-func records(name string, id uint16, sfi byte, n, record int, rule byte, content content) *file {
+// linearEF is a linear fixed EF of n records.
+func linearEF(name string, id uint16, sfi byte, n, record int, rule byte, content content) *file {
 	return &file{name: name, id: id, sfi: sfi, descriptor: linear, record: record, size: n * record, rule: rule, content: content}
 }
 
-// ring is a cyclic EF of n records.
-func ring(name string, id uint16, sfi byte, n, record int, rule byte, content content) *file {
-	f := records(name, id, sfi, n, record, rule, content)
+// cyclicEF is a cyclic EF of n records.
+func cyclicEF(name string, id uint16, sfi byte, n, record int, rule byte, content content) *file {
+	f := linearEF(name, id, sfi, n, record, rule, content)
 	f.descriptor = cyclic
 	return f
 }

@@ -22,73 +22,73 @@ var (
 // 221 §13 and TS 31.102 §4.
 func init() {
 	arr := func(id uint16, sfi byte) *file {
-		return records(nameARR, id, sfi, len(rules), ruleLength, ruleFixed, same(ruleRecords()))
+		return linearEF(nameARR, id, sfi, len(rules), ruleLength, ruleFixed, same(ruleRecords()))
 	}
 
-	fdn := records("EF.FDN", 0x6F3B, 0, 10, 28, rulePIN2, blank)
-	sms := records("EF.SMS", 0x6F3C, 0, 10, 176, rulePIN, freeRecords(10, 176))
-	msisdn := records("EF.MSISDN", 0x6F40, 0, 2, 28, rulePIN, blank)
-	smsp := records("EF.SMSP", 0x6F42, 0, 1, 42, rulePIN, blank)
-	smss := binary("EF.SMSS", 0x6F43, 0, 2, rulePIN, blank)
-	ext2 := records("EF.EXT2", 0x6F4B, 0, 2, 13, rulePIN2, freeRecords(2, 13))
-	imsi := binary("EF.IMSI", 0x6F07, 0x07, 9, ruleADM, derived(imsiContent))
-	li := binary("EF.LI", 0x6F05, 0x02, 6, ruleOpenPIN, fixed("656E"))
-	gid1 := binary("EF.GID1", 0x6F3E, 0, 4, ruleADM, blank)
-	gid2 := binary("EF.GID2", 0x6F3F, 0, 4, ruleADM, blank)
-	acmMax := binary("EF.ACMmax", 0x6F37, 0, 3, rulePIN2, fixed("000000"))
-	acm := ring("EF.ACM", 0x6F39, 0, 3, 3, ruleCounter, fixed(strings.Repeat("00", 9)))
-	puct := binary("EF.PUCT", 0x6F41, 0, 5, rulePIN2, fixed("FFFFFF0000"))
-	spn := binary("EF.SPN", 0x6F46, 0, 17, ruleFixed, derived(spnContent))
-	plmn := binary("EF.PLMNwAcT", 0x6F60, 0x0A, 40, rulePIN, same(plmns()))
-	oplmn := binary("EF.OPLMNwAcT", 0x6F61, 0x11, 40, ruleADM, same(plmns()))
-	hplmn := binary("EF.HPLMNwAcT", 0x6F62, 0x13, 10, ruleADM, derived(homePLMN))
-	hpplmn := binary("EF.HPPLMN", 0x6F31, 0x12, 1, ruleADM, fixed("05"))
-	acc := binary("EF.ACC", 0x6F78, 0x06, 2, ruleADM, derived(accContent))
-	fplmn := binary("EF.FPLMN", 0x6F7B, 0x0D, 12, rulePIN, blank)
-	loci := binary("EF.LOCI", 0x6F7E, 0x0B, 11, rulePIN, location(4, "\xFF\xFE\xFF"))
-	ad := binary("EF.AD", 0x6FAD, 0x03, 4, ruleFixed, derived(adContent))
-	kc := binary("EF.Kc", 0x4F20, 0x01, 9, rulePIN, fixed("FFFFFFFFFFFFFFFF07"))
-	kcGPRS := binary("EF.KcGPRS", 0x4F52, 0x02, 9, rulePIN, fixed("FFFFFFFFFFFFFFFF07"))
+	fdn := linearEF("EF.FDN", 0x6F3B, 0, 10, 28, rulePIN2, blank)
+	sms := linearEF("EF.SMS", 0x6F3C, 0, 10, 176, rulePIN, freeRecords(10, 176))
+	msisdn := linearEF("EF.MSISDN", 0x6F40, 0, 2, 28, rulePIN, blank)
+	smsp := linearEF("EF.SMSP", 0x6F42, 0, 1, 42, rulePIN, blank)
+	smss := transparentEF("EF.SMSS", 0x6F43, 0, 2, rulePIN, blank)
+	ext2 := linearEF("EF.EXT2", 0x6F4B, 0, 2, 13, rulePIN2, freeRecords(2, 13))
+	imsi := transparentEF("EF.IMSI", 0x6F07, 0x07, 9, ruleADM, derived(imsiContent))
+	li := transparentEF("EF.LI", 0x6F05, 0x02, 6, ruleOpenPIN, fixed("656E"))
+	gid1 := transparentEF("EF.GID1", 0x6F3E, 0, 4, ruleADM, blank)
+	gid2 := transparentEF("EF.GID2", 0x6F3F, 0, 4, ruleADM, blank)
+	acmMax := transparentEF("EF.ACMmax", 0x6F37, 0, 3, rulePIN2, fixed("000000"))
+	acm := cyclicEF("EF.ACM", 0x6F39, 0, 3, 3, ruleCounter, fixed(strings.Repeat("00", 9)))
+	puct := transparentEF("EF.PUCT", 0x6F41, 0, 5, rulePIN2, fixed("FFFFFF0000"))
+	spn := transparentEF("EF.SPN", 0x6F46, 0, 17, ruleFixed, derived(spnContent))
+	plmn := transparentEF("EF.PLMNwAcT", 0x6F60, 0x0A, 40, rulePIN, same(plmns()))
+	oplmn := transparentEF("EF.OPLMNwAcT", 0x6F61, 0x11, 40, ruleADM, same(plmns()))
+	hplmn := transparentEF("EF.HPLMNwAcT", 0x6F62, 0x13, 10, ruleADM, derived(homePLMN))
+	hpplmn := transparentEF("EF.HPPLMN", 0x6F31, 0x12, 1, ruleADM, fixed("05"))
+	acc := transparentEF("EF.ACC", 0x6F78, 0x06, 2, ruleADM, derived(accContent))
+	fplmn := transparentEF("EF.FPLMN", 0x6F7B, 0x0D, 12, rulePIN, blank)
+	loci := transparentEF("EF.LOCI", 0x6F7E, 0x0B, 11, rulePIN, location(4, "\xFF\xFE\xFF"))
+	ad := transparentEF("EF.AD", 0x6FAD, 0x03, 4, ruleFixed, derived(adContent))
+	kc := transparentEF("EF.Kc", 0x4F20, 0x01, 9, rulePIN, fixed("FFFFFFFFFFFFFFFF07"))
+	kcGPRS := transparentEF("EF.KcGPRS", 0x4F52, 0x02, 9, rulePIN, fixed("FFFFFFFFFFFFFFFF07"))
 
-	adn := records("EF.ADN", 0x4F3A, 0x01, 50, 28, rulePIN, blank)
-	ext1 := records("EF.EXT1", 0x4F4A, 0x02, 5, 13, rulePIN, freeRecords(5, 13))
+	adn := linearEF("EF.ADN", 0x4F3A, 0x01, 50, 28, rulePIN, blank)
+	ext1 := linearEF("EF.EXT1", 0x4F4A, 0x02, 5, 13, rulePIN, freeRecords(5, 13))
 	phonebook := dir("DF.PHONEBOOK", 0x5F3A,
-		records("EF.PBR", 0x4F30, 0, 1, 32, rulePIN, fixed("A805C0034F3A01AA05C2034F4A02")),
+		linearEF("EF.PBR", 0x4F30, 0, 1, 32, rulePIN, fixed("A805C0034F3A01AA05C2034F4A02")),
 		adn, ext1,
-		binary("EF.PSC", 0x4F22, 0, 4, rulePIN, fixed("00000000")),
-		binary("EF.CC", 0x4F23, 0, 2, rulePIN, fixed("0000")),
-		binary("EF.PUID", 0x4F24, 0, 2, rulePIN, fixed("0000")),
+		transparentEF("EF.PSC", 0x4F22, 0, 4, rulePIN, fixed("00000000")),
+		transparentEF("EF.CC", 0x4F23, 0, 2, rulePIN, fixed("0000")),
+		transparentEF("EF.PUID", 0x4F24, 0, 2, rulePIN, fixed("0000")),
 	)
 
 	usim = dir("ADF.USIM", idCurrentADF,
 		li,
 		arr(0x6F06, 0x17),
 		imsi,
-		binary("EF.Keys", 0x6F08, 0x08, 33, rulePIN, fixed("07")),
-		binary("EF.KeysPS", 0x6F09, 0x09, 33, rulePIN, fixed("07")),
+		transparentEF("EF.Keys", 0x6F08, 0x08, 33, rulePIN, fixed("07")),
+		transparentEF("EF.KeysPS", 0x6F09, 0x09, 33, rulePIN, fixed("07")),
 		hpplmn, acmMax,
-		binary("EF.UST", 0x6F38, 0x04, 16, ruleADM, same(serviceTable())),
+		transparentEF("EF.UST", 0x6F38, 0x04, 16, ruleADM, same(serviceTable())),
 		acm, fdn, sms, gid1, gid2, msisdn, puct, smsp, smss, spn, ext2,
-		binary("EF.EST", 0x6F56, 0x05, 1, rulePIN2, fixed("00")),
-		binary("EF.START-HFN", 0x6F5B, 0x0F, 6, rulePIN, fixed("F00000F00000")),
-		binary("EF.THRESHOLD", 0x6F5C, 0x10, 3, ruleADM, blank),
+		transparentEF("EF.EST", 0x6F56, 0x05, 1, rulePIN2, fixed("00")),
+		transparentEF("EF.START-HFN", 0x6F5B, 0x0F, 6, rulePIN, fixed("F00000F00000")),
+		transparentEF("EF.THRESHOLD", 0x6F5C, 0x10, 3, ruleADM, blank),
 		plmn, oplmn, hplmn,
-		binary("EF.PSLOCI", 0x6F73, 0x0C, 14, rulePIN, location(7, "\xFF\xFE\xFF")),
+		transparentEF("EF.PSLOCI", 0x6F73, 0x0C, 14, rulePIN, location(7, "\xFF\xFE\xFF")),
 		acc, fplmn, loci, ad,
-		records("EF.ECC", 0x6FB7, 0x01, 2, 4, ruleFixed, fixed("11F2FF0019F1FF00")),
-		binary("EF.EHPLMN", 0x6FD9, 0x1D, 9, ruleADM, derived(equivalentPLMN)),
-		binary("EF.EPSLOCI", 0x6FE3, 0x1E, 18, rulePIN, location(12, "\xFF\xFE")),
-		records("EF.EPSNSC", 0x6FE4, 0x18, 1, 80, rulePIN, blank),
+		linearEF("EF.ECC", 0x6FB7, 0x01, 2, 4, ruleFixed, fixed("11F2FF0019F1FF00")),
+		transparentEF("EF.EHPLMN", 0x6FD9, 0x1D, 9, ruleADM, derived(equivalentPLMN)),
+		transparentEF("EF.EPSLOCI", 0x6FE3, 0x1E, 18, rulePIN, location(12, "\xFF\xFE")),
+		linearEF("EF.EPSNSC", 0x6FE4, 0x18, 1, 80, rulePIN, blank),
 		linked(phonebook),
 		dir("DF.GSM-ACCESS", 0x5F3B, kc, kcGPRS),
 		dir("DF.5GS", 0x5FC0,
-			binary("EF.5GS3GPPLOCI", 0x4F01, 0x01, 20, rulePIN, location(13, "\xFF\xFF\xFE")),
-			binary("EF.5GSN3GPPLOCI", 0x4F02, 0x02, 20, rulePIN, location(13, "\xFF\xFF\xFE")),
-			records("EF.5GS3GPPNSC", 0x4F03, 0x03, 1, 62, rulePIN, blank),
-			records("EF.5GSN3GPPNSC", 0x4F04, 0x04, 1, 62, rulePIN, blank),
-			binary("EF.5GAUTHKEYS", 0x4F05, 0x05, 110, rulePIN, blank),
-			binary("EF.UAC_AIC", 0x4F06, 0x06, 4, ruleADM, fixed("00000000")),
-			binary("EF.Routing_Indicator", 0x4F0A, 0x0A, 4, ruleADM, fixed("F0FF0000")),
+			transparentEF("EF.5GS3GPPLOCI", 0x4F01, 0x01, 20, rulePIN, location(13, "\xFF\xFF\xFE")),
+			transparentEF("EF.5GSN3GPPLOCI", 0x4F02, 0x02, 20, rulePIN, location(13, "\xFF\xFF\xFE")),
+			linearEF("EF.5GS3GPPNSC", 0x4F03, 0x03, 1, 62, rulePIN, blank),
+			linearEF("EF.5GSN3GPPNSC", 0x4F04, 0x04, 1, 62, rulePIN, blank),
+			transparentEF("EF.5GAUTHKEYS", 0x4F05, 0x05, 110, rulePIN, blank),
+			transparentEF("EF.UAC_AIC", 0x4F06, 0x06, 4, ruleADM, fixed("00000000")),
+			transparentEF("EF.Routing_Indicator", 0x4F0A, 0x0A, 4, ruleADM, fixed("F0FF0000")),
 		),
 	)
 	telecom := dir("DF.TELECOM", 0x7F10,
@@ -106,11 +106,11 @@ func init() {
 		linked(loci).at(0), linked(ad).at(0),
 	)
 	mf = dir("MF", idMF,
-		records("EF.DIR", 0x2F00, 0x1E, 2, 38, ruleFixed, derived(dirRecords)),
-		binary("EF.PL", 0x2F05, 0x05, 4, ruleOpenPIN, fixed("656E")),
+		linearEF("EF.DIR", 0x2F00, 0x1E, 2, 38, ruleFixed, derived(dirRecords)),
+		transparentEF("EF.PL", 0x2F05, 0x05, 4, ruleOpenPIN, fixed("656E")),
 		arr(0x2F06, 0x06),
-		binary("EF.UMPC", 0x2F08, 0x08, 5, ruleFixed, fixed("3C0500")),
-		binary("EF.ICCID", 0x2FE2, 0x02, 10, ruleFixed, derived(iccidContent)),
+		transparentEF("EF.UMPC", 0x2F08, 0x08, 5, ruleFixed, fixed("3C0500")),
+		transparentEF("EF.ICCID", 0x2FE2, 0x02, 10, ruleFixed, derived(iccidContent)),
 		telecom, gsm,
 	)
 	mf.settle(nil, nil)
