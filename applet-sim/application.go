@@ -23,7 +23,7 @@ type application struct {
 	// or another application was selected there; nil where it keeps nothing.
 	closed func(c *Card, channel int)
 	// changed is called when another profile, or none, became the enabled one, and
-	// at New; nil where it does not matter.
+	// when the RAM is lost; nil where it does not matter.
 	changed func(*Card)
 	// instructions are its own. SELECT by AID, MANAGE CHANNEL and GET RESPONSE
 	// are the card's.

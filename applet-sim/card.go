@@ -104,7 +104,6 @@ func New(image *Image, opts ...Option) (*Card, error) {
 	}
 	c.euicc = newEUICC(c)
 	c.files = uicc.New(c.saveUSIM, c.rand)
-	c.changed()
 	c.loseRAM()
 	if err := c.arm(); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrImage, err)
@@ -172,7 +171,7 @@ func (c *Card) loseRAM() {
 	for n := range c.channels {
 		c.setChannel(n, channel{open: n == 0})
 	}
-	c.files.Reset()
+	c.changed() // what the memory holds, whatever a command cut short made of it
 	c.chain = nil
 	c.auth = authState{}
 	c.failed = 0
@@ -251,6 +250,9 @@ func (c *Card) away() (left time.Duration, away bool) {
 // fails nothing changed. Every change of the memory goes through here, and is
 // one call.
 func (c *Card) persist(next *Image) error {
+	if c.cut != nil {
+		return errWrite // the power is gone, the command does not know it yet
+	}
 	held, err := c.write(next)
 	if err != nil {
 		return err
@@ -263,7 +265,7 @@ func (c *Card) persist(next *Image) error {
 	return nil
 }
 
-// changed tells the applications that another profile, or none, is enabled.
+// changed tells the applications what the enabled profile is.
 func (c *Card) changed() {
 	for _, app := range c.applications {
 		if app.changed != nil {

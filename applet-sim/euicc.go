@@ -326,6 +326,7 @@ func (m *euiccMemory) SetState(s isdr.State, changed bool) error {
 			stored.Profiles = append(stored.Profiles, own)
 		}
 	}
+	next.dropUSIMs()
 	return (*Card)(m).persist(next)
 }
 

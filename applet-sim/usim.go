@@ -75,6 +75,12 @@ func (im *Image) setUSIM(iccid id.ICCID, d uicc.Data) {
 	r.USIMs = append(r.USIMs, USIM{iccid, d})
 }
 
+// dropUSIMs forgets those of profiles that are gone.
+func (im *Image) dropUSIMs() {
+	r := im.runtime()
+	r.USIMs = slices.DeleteFunc(r.USIMs, func(u USIM) bool { return im.find(u.ICCID) < 0 })
+}
+
 // subscription is the enabled profile as its USIM shows it, nil for none. The
 // image was checked.
 func (im *Image) subscription() *uicc.Subscription {
