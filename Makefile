@@ -13,7 +13,7 @@ SUDO        := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 FUZZTIME    ?= 2s
 
 PACKAGES      := gcc pkg-config libpcsclite-dev libusb-1.0-0-dev pcscd vsmartcard-vpcd
-TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql
+TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql opensc pcsc-tools
 
 
 .PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace hwtest torture-readers nightly vuln clean
