@@ -72,7 +72,7 @@ func (c *Card) storeData(n int, _ authState, cmd apdu.Command) ([]byte, apdu.Sta
 	return answer, sw
 }
 
-// EUICC is what an image says of the card as an eUICC. What it leaves out has a
+// EUICC is what an image's runtime says of the card as an eUICC. What it leaves out has a
 // default.
 type EUICC struct {
 	ISDR          []Hex  `json:"isdr_aids,omitempty"`            // AIDs of the ISD-R; default: that of SGP.22
@@ -100,10 +100,10 @@ const (
 // about is what the image says of the card as an eUICC, defaults included.
 func (im *Image) about() EUICC {
 	e := defaultEUICC
-	if im.EUICC == nil {
+	if im.Runtime == nil || im.Runtime.About == nil {
 		return e
 	}
-	said := *im.EUICC
+	said := *im.Runtime.About
 	if said.ISDR == nil {
 		said.ISDR = e.ISDR
 	}
@@ -114,6 +114,14 @@ func (im *Image) about() EUICC {
 		said.Notify = e.Notify
 	}
 	return said
+}
+
+func (e *EUICC) clone() *EUICC {
+	if e == nil {
+		return nil
+	}
+	c := *e
+	return &c
 }
 
 func (e *EUICC) check() error {

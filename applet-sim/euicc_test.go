@@ -290,19 +290,19 @@ func TestOneStore(t *testing.T) {
 // TestMoreAIDs: an image may give the ISD-R any AIDs; P2 0C asks for no FCI.
 func TestMoreAIDs(t *testing.T) {
 	im := euiccImage(t)
-	im.EUICC = &EUICC{ISDR: []Hex{unhex("A0000005591010FFFFFFFF8900050500"), unhex("A06573746B6D65FFFFFFFF4953442D52")}}
+	im.runtime().About = &EUICC{ISDR: []Hex{unhex("A0000005591010FFFFFFFF8900050500"), unhex("A06573746B6D65FFFFFFFF4953442D52")}}
 	run(t, newCard(t, im),
 		step{"00A4040010" + isdrAID, "6A82"},
 		step{"00A4040010A0000005591010FFFFFFFF8900050500", "6121"},
 		step{"00A4040C10A06573746B6D65FFFFFFFF4953442D52", "9000"},
 		step{"80E2910006BF3E035C015A00", "BF3E12" + eidResponse + "9000"},
 	)
-	im.EUICC = &EUICC{Plain: true}
+	im.runtime().About = &EUICC{Plain: true}
 	run(t, newCard(t, im),
 		step{selectApplet, "6A82"}, step{getEID, "6D00"},
 		step{"00A4040C10" + isdrAID, "9000"}, step{"00A4040404A0000001", "6A82"}, step{"80E2910006BF3E035C015A00", "BF3E12" + eidResponse + "9000"},
 	)
-	im.EUICC.ISDR, im.EUICC.Plain = []Hex{}, false
+	im.Runtime.About.ISDR, im.Runtime.About.Plain = []Hex{}, false
 	run(t, newCard(t, im), step{"00A4040010" + isdrAID, "6A82"})
 }
 
@@ -327,7 +327,7 @@ func TestBlocksByChannel(t *testing.T) {
 // names the same things afterwards.
 func TestEUICCMemory(t *testing.T) {
 	im := euiccImage(t)
-	im.EUICC = &EUICC{DefaultDP: "first.example.com"}
+	im.runtime().About = &EUICC{DefaultDP: "first.example.com"}
 	c := newCard(t, im)
 	functions := func(c *Card, requests ...string) (out string) {
 		require.Equal(t, "9000", send(c, "00A4040C10"+isdrAID))
@@ -390,10 +390,10 @@ func TestEUICCFaults(t *testing.T) {
 
 func TestEUICCImageErrors(t *testing.T) {
 	for name, bend := range map[string]func(im *Image, r *EUICCRuntime){
-		"short AID":               func(im *Image, _ *EUICCRuntime) { im.EUICC.ISDR = []Hex{{1, 2, 3, 4}} },
-		"the applet's AID":        func(im *Image, _ *EUICCRuntime) { im.EUICC.ISDR = []Hex{appletID} },
-		"too many AIDs":           func(im *Image, _ *EUICCRuntime) { im.EUICC.ISDR = make([]Hex, maxISDR+1) },
-		"long address":            func(im *Image, _ *EUICCRuntime) { im.EUICC.RootDS = strings.Repeat("x", 129) },
+		"short AID":               func(im *Image, _ *EUICCRuntime) { im.Runtime.About.ISDR = []Hex{{1, 2, 3, 4}} },
+		"the applet's AID":        func(im *Image, _ *EUICCRuntime) { im.Runtime.About.ISDR = []Hex{appletID} },
+		"too many AIDs":           func(im *Image, _ *EUICCRuntime) { im.Runtime.About.ISDR = make([]Hex, maxISDR+1) },
+		"long address":            func(im *Image, _ *EUICCRuntime) { im.Runtime.About.RootDS = strings.Repeat("x", 129) },
 		"profile that is not":     func(_ *Image, r *EUICCRuntime) { r.Profiles[0].ICCID = unknown },
 		"profile twice":           func(_ *Image, r *EUICCRuntime) { r.Profiles = append(r.Profiles, r.Profiles[0]) },
 		"AID of another's place":  func(_ *Image, r *EUICCRuntime) { r.Profiles[0].AID = unhex("A0000005591010FFFFFFFF8900001000") },
@@ -413,7 +413,7 @@ func TestEUICCImageErrors(t *testing.T) {
 				Profiles: []EUICCProfile{{ICCID: abroad, Nickname: "x"}}, Sequence: 2,
 				Notifications: []EUICCNotification{{1, "enable", "a", abroad}, {2, "disable", "a", abroad}},
 			}
-			im.EUICC, im.Runtime = &EUICC{}, &Runtime{EUICC: r}
+			im.Runtime = &Runtime{About: &EUICC{}, EUICC: r}
 			_, err := New(im)
 			require.NoError(t, err)
 			bend(im, r)

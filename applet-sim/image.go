@@ -38,7 +38,6 @@ type Image struct {
 	Policy        Policy                 `json:"policy"`
 	Profiles      []Profile              `json:"profiles"`
 	EventCounter  uint32                 `json:"event_counter"`
-	EUICC         *EUICC                 `json:"euicc,omitempty"`   // nil: all defaults
 	Runtime       *Runtime               `json:"runtime,omitempty"` // nil until something was stored
 }
 
@@ -95,10 +94,12 @@ var (
 	classes = []Class{Test, Provisioning, Operational}
 )
 
-// Runtime is what the card stores beside its profiles.
+// Runtime is what the card stores beside its profiles, and what this emulator
+// alone is told of it (docs/adr/0009-the-uicc.md).
 type Runtime struct {
 	Answers  []StoredAnswer `json:"answers,omitempty"`  // the oldest first
 	Failures []Failures     `json:"failures,omitempty"` // none where it is 0
+	About    *EUICC         `json:"about,omitempty"`    // nil: all defaults
 	EUICC    *EUICCRuntime  `json:"euicc,omitempty"`    // nil until the ISD-R stored something
 	USIMs    []USIM         `json:"usims,omitempty"`    // none where it is as it was made
 	Faults   []Fault        `json:"faults,omitempty"`   // armed whenever a card is made of the image
@@ -203,10 +204,6 @@ func (im *Image) clone() *Image {
 	}
 	c.Suites = slices.Clone(im.Suites)
 	c.Profiles = slices.Clone(im.Profiles)
-	if im.EUICC != nil {
-		about := *im.EUICC
-		c.EUICC = &about
-	}
 	if im.Runtime != nil {
 		c.Runtime = im.Runtime.clone()
 	}
@@ -217,6 +214,7 @@ func (r *Runtime) clone() *Runtime {
 	c := &Runtime{
 		Answers:  slices.Clone(r.Answers),
 		Failures: slices.Clone(r.Failures),
+		About:    r.About.clone(),
 		EUICC:    r.EUICC.clone(),
 		USIMs:    slices.Clone(r.USIMs),
 		Faults:   r.Faults, // never changed

@@ -43,9 +43,6 @@ func (im *Image) load() (material, error) {
 	if m.servers, err = im.loadServers(); err != nil {
 		return m, err
 	}
-	if err := im.EUICC.check(); err != nil {
-		return m, err
-	}
 	return m, im.checkRuntime(m.servers)
 }
 
@@ -175,6 +172,9 @@ func (im *Image) checkRuntime(servers []server) error {
 	}
 	if n := len(im.Runtime.Faults); n > fault.MaxArmed {
 		return fmt.Errorf("%w: %d faults, at most %d wanted", ErrImage, n, fault.MaxArmed)
+	}
+	if err := im.Runtime.About.check(); err != nil {
+		return err
 	}
 	if err := im.Runtime.EUICC.check(im); err != nil {
 		return err
