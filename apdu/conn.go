@@ -35,3 +35,14 @@ var (
 	ErrTransport   = errors.New("transport failed")      // anything else below the APDU
 	ErrShortAnswer = errors.New("answer without a status word")
 )
+
+// Gone reports whether it was the transport that failed, so that a card that comes
+// back may answer.
+func Gone(err error) bool {
+	for _, e := range []error{ErrCardRemoved, ErrCardReset, ErrTimeout, ErrNoCard, ErrNoReader, ErrTransport, ErrShortAnswer} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}

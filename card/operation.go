@@ -53,7 +53,7 @@ func (t *Terminal) Run(ctx context.Context, target Target, op Operation) (Comman
 		if rep, err = t.fill(ctx, apdu.BasicChannel(conn), target, op, &cmd); err == nil {
 			break
 		}
-		if try >= op.Attempts || !gone(err) || ctx.Err() != nil {
+		if try >= op.Attempts || !apdu.Gone(err) || ctx.Err() != nil {
 			return cmd, rep, err
 		}
 		op.step("%v; trying again", err)
@@ -82,7 +82,7 @@ func (t *Terminal) Run(ctx context.Context, target Target, op Operation) (Comman
 			err = fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 		}
 		switch {
-		case err == nil, rep.Final() && rep.Sent, try >= op.Attempts, ctx.Err() != nil, !rep.Sent && !gone(err):
+		case err == nil, rep.Final() && rep.Sent, try >= op.Attempts, ctx.Err() != nil, !rep.Sent && !apdu.Gone(err):
 			return cmd, rep, err
 		}
 		op.step("%v", err)
@@ -158,11 +158,17 @@ func (op *Operation) open(ctx context.Context, conn apdu.Conn) (apdu.Conn, error
 	if conn != nil {
 		return conn, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, op.Wait)
+	return OpenWithin(ctx, op.Wait, op.Open)
+}
+
+// OpenWithin calls open until it connects, for wait at most, as long as it is card
+// or reader that are not there (apdu.Gone). open must return when its ctx ends.
+func OpenWithin(ctx context.Context, wait time.Duration, open func(context.Context) (apdu.Conn, error)) (apdu.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	for {
-		conn, err := op.Open(ctx)
-		if err == nil || !gone(err) || !sleep(ctx, retryOpen) {
+		conn, err := open(ctx)
+		if err == nil || !apdu.Gone(err) || !sleep(ctx, retryOpen) {
 			return conn, err
 		}
 	}
@@ -197,15 +203,4 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// gone reports whether the transport failed, so that a card that comes back
-// may answer.
-func gone(err error) bool {
-	for _, e := range []error{apdu.ErrCardRemoved, apdu.ErrCardReset, apdu.ErrTimeout, apdu.ErrNoCard, apdu.ErrNoReader, apdu.ErrTransport, apdu.ErrShortAnswer} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
 }

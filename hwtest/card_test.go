@@ -66,7 +66,7 @@ func refused(err error) bool {
 }
 
 func (c *cardFound) lookForEUICC(t *testing.T, conn apdu.Conn) error {
-	e, err := es10.Open(t.Context(), conn)
+	e, err := es10.Open(t.Context(), conn, es10.Options{})
 	if errors.Is(err, es10.ErrNoISDR) {
 		return nil
 	}

@@ -266,7 +266,7 @@ func (p *probe) authenticate(ne int) ([]byte, bool) {
 // profiles.
 func (p *probe) listProfiles(int) ([]byte, bool) {
 	noted := &longest{Conn: p.conn}
-	e, err := es10.Open(p.t.Context(), noted)
+	e, err := es10.Open(p.t.Context(), noted, es10.Options{})
 	if err == nil {
 		_, err = e.Profiles(p.t.Context())
 	}

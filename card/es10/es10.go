@@ -1,6 +1,11 @@
-// Package es10 drives SGP.22 ES10c on a plain eUICC: the functions of its ISD-R
-// (the issuer security domain root) that a local profile assistant calls. It
-// reads the EID and lists the profiles.
+// Package es10 drives SGP.22 ES10 on a plain eUICC: the functions of its ISD-R
+// (the issuer security domain root) that a local profile assistant calls. An
+// EUICC carries out one function at a time; Attempt and Run carry a change
+// through, whatever happens to card and reader meanwhile, and report what was
+// read from the card afterwards.
+//
+// ES10 has no mutual authentication and no receipt: whoever holds the reader can
+// call it, and answer for the card.
 package es10
 
 import (
@@ -12,43 +17,6 @@ import (
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/apdu/tlv"
 	"github.com/cardbridge/cardbridge/card/id"
-)
-
-// ErrNoISDR says that the card has no ISD-R: it is no eUICC, or one whose ISD-R
-// has an AID of its own.
-var ErrNoISDR = errors.New("es10: no ISD-R: not an eUICC")
-
-// ErrMalformed is matched by every error that says an answer is not of the form
-// that SGP.22 gives it.
-var ErrMalformed = errors.New("es10: malformed answer")
-
-// Error is a function that the eUICC carried out with an error code (SGP.22
-// §5.7).
-type Error struct {
-	Function string // "GetProfilesInfo"
-	Code     byte
-}
-
-// errorTexts are the codes that mean the same in every function.
-var errorTexts = map[byte]string{1: "incorrect input values", 127: "undefined error"}
-
-func (e *Error) Error() string {
-	if text, ok := errorTexts[e.Code]; ok {
-		return fmt.Sprintf("es10: %s: error %d (%s)", e.Function, e.Code, text)
-	}
-	return fmt.Sprintf("es10: %s: error %d", e.Function, e.Code)
-}
-
-// function is one of ES10c: what errors call it, and the tag of request and
-// response.
-type function struct {
-	name string
-	tag  tlv.Tag
-}
-
-var (
-	getProfilesInfo = function{"GetProfilesInfo", 0xBF2D}
-	getEID          = function{"GetEID", 0xBF3E}
 )
 
 const (
@@ -80,14 +48,27 @@ var terminalCapability = []byte{0xA9, 0x08, 0x81, 0x00, 0x82, 0x01, 0x01, 0x83, 
 type EUICC struct {
 	channel *apdu.Channel
 	aid     string
+	segment int
 }
 
-// Open selects the ISD-R by the first of the AIDs (hexadecimal; none: ISDRs)
-// that the card knows, on a logical channel of its own, or on the basic one
-// where the card opens no other. The error matches ErrNoISDR where it knows none.
-func Open(ctx context.Context, t apdu.Transmitter, aids ...string) (*EUICC, error) {
-	if len(aids) == 0 {
-		aids = ISDRs
+// Options are how an eUICC is talked to. The zero value does for most.
+type Options struct {
+	AIDs    []string // of the ISD-R, hexadecimal, in the order to try; none: ISDRs
+	Segment int      // bytes of one STORE DATA at most, 1 to 255; 0: 255
+}
+
+// Open selects the ISD-R by the first of the AIDs that the card knows, on a
+// logical channel of its own, or on the basic one where the card opens no other.
+// The error matches ErrNoISDR where it knows none.
+func Open(ctx context.Context, t apdu.Transmitter, o Options) (*EUICC, error) {
+	if len(o.AIDs) == 0 {
+		o.AIDs = ISDRs
+	}
+	if o.Segment == 0 {
+		o.Segment = apdu.MaxShortData
+	}
+	if o.Segment < 1 || o.Segment > apdu.MaxShortData {
+		return nil, fmt.Errorf("es10: segments of %d bytes, 1 to %d wanted", o.Segment, apdu.MaxShortData)
 	}
 	basic := apdu.BasicChannel(t)
 	// Its answer does not matter: cards that need it take it.
@@ -102,8 +83,8 @@ func Open(ctx context.Context, t apdu.Transmitter, aids ...string) (*EUICC, erro
 	case err != nil:
 		return nil, err
 	}
-	e := &EUICC{channel: ch}
-	if err := e.selectFirst(ctx, aids); err != nil {
+	e := &EUICC{channel: ch, segment: o.Segment}
+	if err := e.selectFirst(ctx, o.AIDs); err != nil {
 		return nil, errors.Join(err, closeUnless(ctx, err, ch))
 	}
 	return e, nil
@@ -168,22 +149,13 @@ func (e *EUICC) Profiles(ctx context.Context) ([]Profile, error) {
 	return profiles, malformed(getProfilesInfo, err)
 }
 
-// malformed says which function's answer does not parse; an *Error it leaves.
-func malformed(f function, err error) error {
-	var refused *Error
-	if err == nil || errors.As(err, &refused) {
-		return err
-	}
-	return fmt.Errorf("%s: %w: %w", f.name, ErrMalformed, err)
-}
-
-// call carries out one function by STORE DATA, in blocks of at most 255 bytes,
-// and gives its whole answer. The error is an *apdu.Error where the card refuses
+// call carries out one function by STORE DATA, in blocks of a segment, and
+// gives its whole answer. The error is an *apdu.Error where the card refuses
 // a block.
 func (e *EUICC) call(ctx context.Context, f function, arguments []byte) ([]byte, error) {
 	request := tlv.Append(nil, f.tag, arguments...)
 	for block := 0; ; block++ {
-		part := request[:min(len(request), apdu.MaxShortData)]
+		part := request[:min(len(request), e.segment)]
 		request = request[len(part):]
 		cmd := apdu.Command{CLA: claGlobalPlatform, INS: insStoreData, P1: moreBlocks, P2: byte(block), Data: part}
 		if len(request) == 0 {

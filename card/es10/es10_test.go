@@ -69,7 +69,7 @@ func iccid(t testing.TB, s string) id.ICCID {
 
 func TestGolden(t *testing.T) {
 	card := golden(t)
-	e, err := Open(t.Context(), card)
+	e, err := Open(t.Context(), card, Options{})
 	require.NoError(t, err)
 	assert.Equal(t, ISDRs[1], e.AID())
 	eid, err := e.EID(t.Context())
@@ -98,7 +98,7 @@ func TestBasicChannelWhereThereIsNoOther(t *testing.T) {
 		{capability, "9000"}, {openOne, "6881"}, {"00" + standard, "9110"},
 		{"80E2910006BF3E035C015A00", "6D00"},
 	}}
-	e, err := Open(t.Context(), card)
+	e, err := Open(t.Context(), card, Options{})
 	require.NoError(t, err)
 	_, err = e.EID(t.Context())
 	assert.ErrorIs(t, err, apdu.SWInstructionNotSupported)
@@ -111,13 +111,13 @@ func TestNoEUICC(t *testing.T) {
 	card := &script{t: t, steps: [][2]string{
 		{capability, "6D00"}, {openOne, "039000"}, {"03" + standard, "6A82"}, {"03A4040005A000000087", "6A82"}, {"00708003", "9000"},
 	}}
-	_, err := Open(t.Context(), card, ISDRs[0], "A000000087")
+	_, err := Open(t.Context(), card, Options{AIDs: []string{ISDRs[0], "A000000087"}})
 	assert.ErrorIs(t, err, ErrNoISDR)
 	assert.ErrorIs(t, err, apdu.SWFileNotFound)
 	assert.Empty(t, card.steps)
 
 	for _, bad := range []string{"A0", "XX00000000", strings.Repeat("00", 17)} {
-		_, err = Open(t.Context(), &script{t: t, steps: [][2]string{{capability, "9000"}, {openOne, "019000"}}}, bad)
+		_, err = Open(t.Context(), &script{t: t, steps: [][2]string{{capability, "9000"}, {openOne, "019000"}}}, Options{AIDs: []string{bad}})
 		assert.ErrorContains(t, err, "5 to 16 bytes")
 	}
 }
@@ -126,7 +126,7 @@ func TestTransportFails(t *testing.T) {
 	whole := golden(t).steps
 	for i := range whole {
 		card := &script{t: t, steps: append(append([][2]string{}, whole[:i]...), [2]string{whole[i][0], ""})}
-		e, err := Open(t.Context(), card)
+		e, err := Open(t.Context(), card, Options{})
 		if err == nil {
 			_, err = e.EID(t.Context())
 		}
@@ -152,7 +152,7 @@ func TestBlocks(t *testing.T) {
 		[2]string{"81E2910132" + hexed(long[250:]) + "00", "BF2D02A0009000"},
 		[2]string{"81E21100FF" + hexed(first), "6A80"},
 	)}
-	e, err := Open(t.Context(), card)
+	e, err := Open(t.Context(), card, Options{})
 	require.NoError(t, err)
 	answer, err := e.call(t.Context(), getProfilesInfo, long)
 	require.NoError(t, err)
@@ -293,5 +293,99 @@ func FuzzParseEID(f *testing.F) {
 		if eid, err := parseEID(b); err == nil {
 			assert.NoError(t, eid.Check())
 		}
+	})
+}
+
+func TestMalformedFunctions(t *testing.T) {
+	const note = "800101810206400C00"
+	for name, c := range map[string]struct {
+		answer string
+		parse  func([]byte) error
+	}{
+		"result of no byte":    {"BF32028000", result},
+		"result of two":        {"BF320480020000", result},
+		"another function":     {"BF3103800100", result},
+		"trailing":             {"BF320380010000", result},
+		"address not UTF-8":    {"BF3C038101FF", addresses},
+		"address twice":        {"BF3C0481008100", addresses},
+		"version of two bytes": {"BF220482020202", info},
+		"memory of nine bytes": {"BF220D840B8209000000000000000000", info},
+		"issuer of another":    {"BF2204A9020500", info},
+		"rules of nothing":     {"BF22029900", info},
+		"no list":              {"BF2800", notifications},
+		"no metadata":          {"BF2804A0023000", notifications},
+		"no number":            {"BF2809A007BF2F0481020640", notifications},
+		"number of ten bytes":  {"BF2813A011BF2F0E800A00000000000000000000" + "8100", notifications},
+		"two events":           {"BF280CA00ABF2F07800101810206C0", notifications},
+		"event 5":              {"BF280CA00ABF2F0780010181020304", notifications},
+		"ICCID short":          {"BF2812A010BF2F0D" + note + "5A0298F9", notifications},
+		"nothing pending":      {"BF2B02A000", pending},
+		"another object":       {"BF2B04A0023100", pending},
+		"installation without": {"BF2B05A003BF3700", pending},
+	} {
+		err := malformed(listNotifications, c.parse(unhex(t, c.answer)))
+		assert.ErrorIs(t, err, ErrMalformed, name)
+	}
+	assert.NoError(t, notifications(unhex(t, "BF280EA00CBF2F09"+note)))
+	assert.NoError(t, pending(unhex(t, "BF2B1AA018BF3715BF27128001AABF2F09"+note+"060100")), "a profile installation result")
+	many := bytes.Repeat(unhexed("BF2F09"+note), maxNotifications+1)
+	many = append([]byte{0xA0, 0x82, byte(len(many) >> 8), byte(len(many))}, many...)
+	many = append([]byte{0xBF, 0x28, 0x82, byte(len(many) >> 8), byte(len(many))}, many...)
+	assert.ErrorContains(t, notifications(many), "more than 1024")
+}
+
+func result(b []byte) error        { return parseResult(b, disableProfile) }
+func addresses(b []byte) error     { _, err := parseAddresses(b); return err }
+func info(b []byte) error          { _, err := parseInfo(b, getInfo2); return err }
+func notifications(b []byte) error { _, err := parseNotifications(b); return err }
+func pending(b []byte) error       { _, err := parsePending(b); return err }
+
+// Every code has a meaning that errors.Is finds.
+func TestMeanings(t *testing.T) {
+	for f, codes := range codes {
+		for code, want := range codes {
+			err := &Error{Function: f, Code: code}
+			assert.ErrorIs(t, err, want)
+			assert.ErrorContains(t, err, want.Error())
+		}
+	}
+	assert.ErrorIs(t, &Error{Function: deleteProfile.name, Code: 127}, ErrUndefined)
+	assert.Equal(t, "es10: DeleteProfile: error 9", (&Error{Function: deleteProfile.name, Code: 9}).Error())
+}
+
+func TestOwner(t *testing.T) {
+	for owner, want := range map[string]string{"B705800362F210": "26201", "B7058003EEEEEE": "", "B708800362F2108101AA": "26201"} {
+		got, err := parseProfiles(unhex(t, list(wholeICCID+enabled+owner)))
+		require.NoError(t, err)
+		if want == "" {
+			assert.Nil(t, got[0].Owner)
+		} else {
+			assert.Equal(t, want, got[0].Owner.String())
+		}
+	}
+}
+
+// FuzzParse has each answer of no profiles parsed: what is read of a notification
+// is of the form that it has.
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{
+		"BF3203800105", "BF3C06800161810162", "BF22058203020202", "BF280EA00CBF2F09800101810206400C00",
+		"BF2B0EA00C300ABF2F09800101810206400C00", "BF220F8203020202A90304016184038201059900", "BF2B03810101",
+	} {
+		f.Add(unhexed(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_ = result(b)
+		_ = addresses(b)
+		_ = info(b)
+		if p, err := parsePending(b); err == nil {
+			assert.LessOrEqual(t, p.Event, EventDelete)
+			assert.NotEmpty(t, p.Raw)
+		}
+		list, err := parseNotifications(b)
+		if err != nil {
+			assert.Nil(t, list)
+		}
+		assert.LessOrEqual(t, len(list), maxNotifications)
 	})
 }

@@ -15,7 +15,7 @@ func (noEUICC) Transmit(context.Context, []byte) ([]byte, error) { return []byte
 
 func ExampleOpen() {
 	list := func(ctx context.Context, card apdu.Transmitter) error {
-		e, err := es10.Open(ctx, card)
+		e, err := es10.Open(ctx, card, es10.Options{})
 		if err != nil {
 			return err
 		}

@@ -59,8 +59,9 @@ type Profile struct {
 	Provider string // service provider name
 	Name     string
 	Class    Class
-	PPR1     bool // disabling is not allowed
-	PPR2     bool // deletion is not allowed
+	Owner    *id.MCCMNC // nil: not said
+	PPR1     bool       // disabling is not allowed
+	PPR2     bool       // deletion is not allowed
 }
 
 // Tags of SGP.22 ProfileInfo.
@@ -75,13 +76,14 @@ const (
 	tagName     tlv.Tag = 0x92
 	tagClass    tlv.Tag = 0x95
 	tagPPR      tlv.Tag = 0x99
+	tagOwner    tlv.Tag = 0xB7
 
 	tagList  tlv.Tag = 0xA0
 	tagError tlv.Tag = 0x81
 )
 
 // profileTags are asked for: all of a Profile, and no icon.
-var profileTags = []byte{0x5A, 0x4F, 0x9F, 0x70, 0x90, 0x91, 0x92, 0x95, 0x99}
+var profileTags = []byte{0x5A, 0x4F, 0x9F, 0x70, 0x90, 0x91, 0x92, 0x95, 0x99, 0xB7}
 
 // maxProfiles bounds a list; eUICCs hold some tens.
 const maxProfiles = 128
@@ -101,23 +103,12 @@ func parseEID(b []byte) (id.EID, error) {
 
 // parseProfiles parses the answer to GetProfilesInfo; a list or an error code.
 func parseProfiles(b []byte) ([]Profile, error) {
-	in, err := only(b, getProfilesInfo.tag)
+	list, err := parseList(b, getProfilesInfo)
 	if err != nil {
 		return nil, err
 	}
-	o, rest, err := tlv.Read(in)
-	switch {
-	case err != nil:
-		return nil, err
-	case len(rest) != 0:
-		return nil, fmt.Errorf("%d bytes too many", len(rest))
-	case o.Tag == tagError && len(o.Value) == 1:
-		return nil, &Error{Function: getProfilesInfo.name, Code: o.Value[0]}
-	case o.Tag != tagList:
-		return nil, fmt.Errorf("tag %X of %d bytes is neither a list nor an error", uint16(o.Tag), len(o.Value))
-	}
 	var profiles []Profile
-	for list := o.Value; len(list) > 0; {
+	for len(list) > 0 {
 		if len(profiles) == maxProfiles {
 			return nil, fmt.Errorf("more than %d profiles", maxProfiles)
 		}
@@ -134,8 +125,7 @@ func parseProfiles(b []byte) ([]Profile, error) {
 	return profiles, nil
 }
 
-// fields are how the members of ProfileInfo parse. Others, which later versions
-// add, are left out.
+// fields are how the members of ProfileInfo parse.
 var fields = map[tlv.Tag]func(*Profile, []byte) error{
 	tagICCID: func(p *Profile, v []byte) (err error) {
 		p.ICCID, err = id.ICCIDFromBytes(v)
@@ -153,34 +143,79 @@ var fields = map[tlv.Tag]func(*Profile, []byte) error{
 	tagProvider: func(p *Profile, v []byte) error { return text(v, &p.Provider) },
 	tagName:     func(p *Profile, v []byte) error { return text(v, &p.Name) },
 	tagClass:    func(p *Profile, v []byte) error { return enumerated(v, len(classes), (*byte)(&p.Class)) },
-	tagPPR:      policyRules,
+	tagPPR:      func(p *Profile, v []byte) error { return policyRules(v, &p.PPR1, &p.PPR2) },
+	tagOwner: func(p *Profile, v []byte) error {
+		plmn, _, err := tlv.Expect(v, 0x80)
+		if err != nil {
+			return err
+		}
+		owner, err := id.MCCMNCFromBytes(plmn)
+		if err == nil {
+			p.Owner = &owner
+		}
+		return nil // some eUICCs say EEEEEE, which is nobody
+	},
 }
 
 func parseProfile(b []byte) (Profile, error) {
 	p := Profile{Class: Operational}
-	seen := map[tlv.Tag]bool{}
-	for len(b) > 0 {
-		o, rest, err := tlv.Read(b)
-		if err != nil {
-			return Profile{}, err
-		}
-		b = rest
-		if seen[o.Tag] {
-			return Profile{}, fmt.Errorf("tag %X twice", uint16(o.Tag))
-		}
-		seen[o.Tag] = true
-		if parse, known := fields[o.Tag]; known {
-			if err := parse(&p, o.Value); err != nil {
-				return Profile{}, fmt.Errorf("tag %X: %w", uint16(o.Tag), err)
-			}
-		}
+	parse := map[tlv.Tag]func([]byte) error{}
+	missing := map[tlv.Tag]bool{tagICCID: true, tagState: true}
+	for tag, f := range fields {
+		parse[tag] = func(v []byte) error { delete(missing, tag); return f(&p, v) }
+	}
+	if err := members(b, parse); err != nil {
+		return Profile{}, err
 	}
 	for _, must := range []tlv.Tag{tagICCID, tagState} {
-		if !seen[must] {
+		if missing[must] {
 			return Profile{}, fmt.Errorf("no tag %X", uint16(must))
 		}
 	}
 	return p, nil
+}
+
+// members reads data objects, each at most once, by what fits their tags. Others,
+// which later versions add, are left out.
+func members(b []byte, parse map[tlv.Tag]func([]byte) error) error {
+	seen := map[tlv.Tag]bool{}
+	for len(b) > 0 {
+		o, rest, err := tlv.Read(b)
+		if err != nil {
+			return err
+		}
+		b = rest
+		if seen[o.Tag] {
+			return fmt.Errorf("tag %X twice", uint16(o.Tag))
+		}
+		seen[o.Tag] = true
+		if f, known := parse[o.Tag]; known {
+			if err := f(o.Value); err != nil {
+				return fmt.Errorf("tag %X: %w", uint16(o.Tag), err)
+			}
+		}
+	}
+	return nil
+}
+
+// parseList is the value of the list that an answer has, or its error code.
+func parseList(b []byte, f function) ([]byte, error) {
+	in, err := only(b, f.tag)
+	if err != nil {
+		return nil, err
+	}
+	o, rest, err := tlv.Read(in)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(rest) != 0:
+		return nil, fmt.Errorf("%d bytes too many", len(rest))
+	case o.Tag == tagError && len(o.Value) == 1:
+		return nil, &Error{Function: f.name, Code: o.Value[0]}
+	case o.Tag != tagList:
+		return nil, fmt.Errorf("tag %X of %d bytes is neither a list nor an error", uint16(o.Tag), len(o.Value))
+	}
+	return o.Value, nil
 }
 
 // enumerated is an INTEGER or a flag of one byte, below n.
@@ -201,12 +236,12 @@ func text(v []byte, out *string) error {
 }
 
 // policyRules reads the value of the BIT STRING PprIds: PPR1 is bit 1, PPR2 bit 2.
-func policyRules(p *Profile, v []byte) error {
+func policyRules(v []byte, ppr1, ppr2 *bool) error {
 	if len(v) == 0 || v[0] > 7 || len(v) == 1 && v[0] != 0 {
 		return fmt.Errorf("%X is no BIT STRING", v[:min(len(v), 8)])
 	}
 	if len(v) > 1 {
-		p.PPR1, p.PPR2 = v[1]&0x40 != 0, v[1]&0x20 != 0
+		*ppr1, *ppr2 = v[1]&0x40 != 0, v[1]&0x20 != 0
 	}
 	return nil
 }

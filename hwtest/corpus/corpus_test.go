@@ -243,7 +243,7 @@ var byHand = map[string]func(*testing.T, *trace.Card){
 	"pysim-usim.apdu":           nil,
 	"pysim-read-sim.apdu":       nil,
 	"es10-profiles.apdu": func(t *testing.T, c *trace.Card) {
-		e, err := es10.Open(t.Context(), c.Connect())
+		e, err := es10.Open(t.Context(), c.Connect(), es10.Options{})
 		require.NoError(t, err)
 		eid, err := e.EID(t.Context())
 		require.NoError(t, err)
