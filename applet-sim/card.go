@@ -279,8 +279,11 @@ func (c *Card) save(next *Image) error {
 		return nil
 	}
 	b, err := next.Marshal()
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case len(b) > maxImage:
+		return errWrite // the memory is full: ParseImage would not take it
 	}
 	return c.store.Save(b)
 }

@@ -66,14 +66,24 @@ func (c *Card) announced(ch *channel, sw apdu.StatusWord) apdu.StatusWord {
 	return 0x9100 | apdu.StatusWord(byte(len(t.command)))
 }
 
+// toolkitHeader checks that a command is for the basic channel and has no
+// parameters.
+func toolkitHeader(channel int, cmd apdu.Command) apdu.StatusWord {
+	switch {
+	case channel != 0:
+		return apdu.SWChannelNotSupported
+	case cmd.P1 != 0 || cmd.P2 != 0:
+		return apdu.SWIncorrectP1P2
+	}
+	return apdu.SWSuccess
+}
+
 // terminalProfile is TERMINAL PROFILE.
 func (c *Card) terminalProfile(n int, _ authState, cmd apdu.Command) ([]byte, apdu.StatusWord) {
-	switch {
-	case n != 0:
-		return nil, apdu.SWChannelNotSupported
-	case cmd.P1 != 0 || cmd.P2 != 0:
-		return nil, apdu.SWIncorrectP1P2
-	case len(cmd.Data) == 0 || len(cmd.Data) > apdu.MaxShortData:
+	if sw := toolkitHeader(n, cmd); sw != apdu.SWSuccess {
+		return nil, sw
+	}
+	if len(cmd.Data) == 0 || len(cmd.Data) > apdu.MaxShortData {
 		return nil, apdu.SWWrongLength
 	}
 	c.toolkit.profile = bytes.Clone(cmd.Data)
@@ -82,12 +92,10 @@ func (c *Card) terminalProfile(n int, _ authState, cmd apdu.Command) ([]byte, ap
 
 // fetch is FETCH.
 func (c *Card) fetch(n int, _ authState, cmd apdu.Command) ([]byte, apdu.StatusWord) {
-	t := &c.toolkit
+	t, sw := &c.toolkit, toolkitHeader(n, cmd)
 	switch {
-	case n != 0:
-		return nil, apdu.SWChannelNotSupported
-	case cmd.P1 != 0 || cmd.P2 != 0:
-		return nil, apdu.SWIncorrectP1P2
+	case sw != apdu.SWSuccess:
+		return nil, sw
 	case len(cmd.Data) > 0:
 		return nil, apdu.SWWrongLength
 	case t.command == nil:
@@ -103,12 +111,10 @@ func (c *Card) fetch(n int, _ authState, cmd apdu.Command) ([]byte, apdu.StatusW
 // terminalResponse is TERMINAL RESPONSE: it ends the proactive command, or has
 // it fetched again where the terminal was not able to do it now.
 func (c *Card) terminalResponse(n int, _ authState, cmd apdu.Command) ([]byte, apdu.StatusWord) {
-	t := &c.toolkit
+	t, sw := &c.toolkit, toolkitHeader(n, cmd)
 	switch {
-	case n != 0:
-		return nil, apdu.SWChannelNotSupported
-	case cmd.P1 != 0 || cmd.P2 != 0:
-		return nil, apdu.SWIncorrectP1P2
+	case sw != apdu.SWSuccess:
+		return nil, sw
 	case t.command == nil || !t.fetched:
 		return nil, apdu.SWConditionsNotSatisfied
 	}
@@ -161,22 +167,22 @@ func generalResult(b []byte) (result byte, ok bool) {
 // envelope is ENVELOPE: the card takes what the terminal tells and wants none
 // of it.
 func (c *Card) envelope(n int, _ authState, cmd apdu.Command) ([]byte, apdu.StatusWord) {
-	if n != 0 {
-		return nil, apdu.SWChannelNotSupported
+	if sw := toolkitHeader(n, cmd); sw != apdu.SWSuccess {
+		return nil, sw
 	}
 	return oneObject(cmd, func(t tlv.Tag) bool { return t >= 0xD1 && t <= 0xDF })
 }
 
 // terminalCapability is TERMINAL CAPABILITY (ETSI TS 102 221 §11.1.19).
 func (c *Card) terminalCapability(_ int, _ authState, cmd apdu.Command) ([]byte, apdu.StatusWord) {
+	if sw := toolkitHeader(0, cmd); sw != apdu.SWSuccess {
+		return nil, sw
+	}
 	return oneObject(cmd, func(t tlv.Tag) bool { return t == 0xA9 })
 }
 
 // oneObject takes a command whose data is one data object.
 func oneObject(cmd apdu.Command, wanted func(tlv.Tag) bool) ([]byte, apdu.StatusWord) {
-	if cmd.P1 != 0 || cmd.P2 != 0 {
-		return nil, apdu.SWIncorrectP1P2
-	}
 	o, rest, err := tlv.Read(cmd.Data)
 	if err != nil || len(rest) > 0 || !wanted(o.Tag) {
 		return nil, apdu.SWIncorrectData

@@ -103,19 +103,24 @@ func dir(name string, id uint16, children ...*file) *file {
 	return &file{name: name, id: id, descriptor: directory, rule: ruleDirectory, children: children}
 }
 
-// settle fills in what a file has by its place, and by those of its children.
+// settle fills in what a file has by its place, and its children. arr is where
+// the rules of the place are: a directory's own are for what it has (TS 102 221
+// §9.2.7).
 func (f *file) settle(parent, arr *file) {
 	f.parent = parent
 	f.path = f.name
 	if parent != nil && parent.parent != nil {
 		f.path = parent.path + "/" + f.name
 	}
+	f.arr = arr
 	for _, c := range f.children {
 		if c.name == nameARR {
 			arr = c
 		}
 	}
-	f.arr = arr
+	if parent == nil {
+		f.arr = arr
+	}
 	for _, c := range f.children {
 		c.settle(f, arr)
 	}

@@ -209,36 +209,29 @@ func (u *UICC) present(i int, value []byte, right func(*PIN)) apdu.StatusWord {
 	return sw
 }
 
-// pinCommand finds the PIN that a command names, and checks the length of its
-// data; with none it answers how many tries are left where empty may be.
-func (u *UICC) pinCommand(cmd apdu.Command, length int) (i int, sw apdu.StatusWord) {
+// pinCommand finds the PIN that a command names and checks the length of its
+// data, which may be empty where empty is set.
+func (u *UICC) pinCommand(cmd apdu.Command, length int, empty bool) (i int, p PIN, sw apdu.StatusWord) {
 	i = number(cmd.P2)
 	switch {
+	case cmd.P1 != 0 && cmd.INS != insDisable:
+		return i, p, apdu.SWIncorrectP1P2
 	case i < 0 || u.sub == nil:
-		return i, apdu.SWReferenceNotFound
-	case len(cmd.Data) != length:
-		return i, apdu.SWWrongLength
+		return i, p, apdu.SWReferenceNotFound
+	case len(cmd.Data) != length && !(empty && len(cmd.Data) == 0):
+		return i, p, apdu.SWWrongLength
 	}
-	return i, apdu.SWSuccess
+	return i, u.sub.pin(pins[i].name), apdu.SWSuccess
 }
 
 // verify is VERIFY PIN (TS 102 221 §11.1.9); without data it gives the tries
 // left.
 func (u *UICC) verify(_ *position, cmd apdu.Command) ([]byte, apdu.StatusWord) {
-	if cmd.P1 != 0 {
-		return nil, apdu.SWIncorrectP1P2
-	}
-	length := 8
-	if len(cmd.Data) == 0 {
-		length = 0
-	}
-	i, sw := u.pinCommand(cmd, length)
-	if sw != apdu.SWSuccess {
-		return nil, sw
-	}
-	p := u.sub.pin(pins[i].name)
+	i, p, sw := u.pinCommand(cmd, 8, true)
 	switch {
-	case length == 0:
+	case sw != apdu.SWSuccess:
+		return nil, sw
+	case len(cmd.Data) == 0:
 		return nil, triesLeft(pins[i].tries - p.Failed)
 	case p.Disabled:
 		return nil, swInvalidated
@@ -248,10 +241,7 @@ func (u *UICC) verify(_ *position, cmd apdu.Command) ([]byte, apdu.StatusWord) {
 
 // change is CHANGE PIN (§11.1.10): the old value and the new one.
 func (u *UICC) change(_ *position, cmd apdu.Command) ([]byte, apdu.StatusWord) {
-	if cmd.P1 != 0 {
-		return nil, apdu.SWIncorrectP1P2
-	}
-	i, sw := u.pinCommand(cmd, 16)
+	i, p, sw := u.pinCommand(cmd, 16, false)
 	if sw != apdu.SWSuccess {
 		return nil, sw
 	}
@@ -259,7 +249,7 @@ func (u *UICC) change(_ *position, cmd apdu.Command) ([]byte, apdu.StatusWord) {
 	switch {
 	case !ok:
 		return nil, apdu.SWIncorrectData
-	case u.sub.pin(pins[i].name).Disabled:
+	case p.Disabled:
 		return nil, swInvalidated
 	}
 	return nil, u.present(i, cmd.Data[:8], func(p *PIN) { p.Value = value })
@@ -269,7 +259,7 @@ func (u *UICC) change(_ *position, cmd apdu.Command) ([]byte, apdu.StatusWord) {
 // PIN1.
 func (u *UICC) disable(_ *position, cmd apdu.Command) ([]byte, apdu.StatusWord) {
 	const byUPIN = 0x80 | byte(refUPIN)
-	i, sw := u.pinCommand(cmd, 8)
+	i, p, sw := u.pinCommand(cmd, 8, false)
 	switch {
 	case sw != apdu.SWSuccess:
 		return nil, sw
@@ -277,7 +267,7 @@ func (u *UICC) disable(_ *position, cmd apdu.Command) ([]byte, apdu.StatusWord) 
 		return nil, apdu.SWIncorrectP1P2
 	case pins[i].ref != refPIN1 && pins[i].ref != refUPIN:
 		return nil, apdu.SWConditionsNotSatisfied
-	case u.sub.pin(pins[i].name).Disabled:
+	case p.Disabled:
 		return nil, swInvalidated
 	}
 	return nil, u.present(i, cmd.Data, func(p *PIN) { p.Disabled, p.Replaced = true, cmd.P1 == byUPIN })
@@ -285,14 +275,11 @@ func (u *UICC) disable(_ *position, cmd apdu.Command) ([]byte, apdu.StatusWord) 
 
 // enable is ENABLE PIN (§11.1.12).
 func (u *UICC) enable(_ *position, cmd apdu.Command) ([]byte, apdu.StatusWord) {
-	if cmd.P1 != 0 {
-		return nil, apdu.SWIncorrectP1P2
-	}
-	i, sw := u.pinCommand(cmd, 8)
+	i, p, sw := u.pinCommand(cmd, 8, false)
 	switch {
 	case sw != apdu.SWSuccess:
 		return nil, sw
-	case !u.sub.pin(pins[i].name).Disabled:
+	case !p.Disabled:
 		return nil, swInvalidated
 	}
 	return nil, u.present(i, cmd.Data, func(p *PIN) { p.Disabled, p.Replaced = false, false })
@@ -301,21 +288,14 @@ func (u *UICC) enable(_ *position, cmd apdu.Command) ([]byte, apdu.StatusWord) {
 // unblock is UNBLOCK PIN (§11.1.13): the PUK and a new value, which is verified
 // and enabled then; without data it gives the tries left.
 func (u *UICC) unblock(_ *position, cmd apdu.Command) ([]byte, apdu.StatusWord) {
-	if cmd.P1 != 0 {
-		return nil, apdu.SWIncorrectP1P2
-	}
-	length := 16
-	if len(cmd.Data) == 0 {
-		length = 0
-	}
-	i, sw := u.pinCommand(cmd, length)
+	i, p, sw := u.pinCommand(cmd, 16, true)
 	switch {
 	case sw != apdu.SWSuccess:
 		return nil, sw
 	case pins[i].ref == refADM1:
 		return nil, apdu.SWReferenceNotFound
-	case length == 0:
-		return nil, triesLeft(pukTries - u.sub.pin(pins[i].name).PUKFailed)
+	case len(cmd.Data) == 0:
+		return nil, triesLeft(pukTries - p.PUKFailed)
 	}
 	value, ok := parsePIN(cmd.Data[8:])
 	if !ok {

@@ -114,7 +114,7 @@ func init() {
 		telecom, gsm,
 	)
 	mf.settle(nil, nil)
-	usim.settle(mf, nil)
+	usim.settle(mf, mf.arr)
 	index(mf)
 	index(usim)
 }
