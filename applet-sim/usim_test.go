@@ -4,7 +4,9 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -245,6 +247,25 @@ func TestUSIMInTheImage(t *testing.T) {
 			assert.ErrorIs(t, err, ErrImage)
 		})
 	}
+}
+
+// TestUSIMOfThePage: what docs/uicc.md shows is a runtime, and makes the USIM that
+// it says.
+func TestUSIMOfThePage(t *testing.T) {
+	page, err := os.ReadFile("../docs/uicc.md")
+	require.NoError(t, err)
+	_, shown, _ := strings.Cut(string(page), `    "runtime": `)
+	shown, _, _ = strings.Cut(shown, "\n\n")
+	v := tree(t)
+	v["runtime"] = json.RawMessage(shown)
+	b, err := json.Marshal(v)
+	require.NoError(t, err)
+	im, err := ParseImage(b)
+	require.NoError(t, err)
+	run(t, newCard(t, im),
+		step{"0020000108" + "31323334FFFFFFFF", "9000"}, step{"0020000A083132333435363738", "9000"},
+		step{selectUSIM, "9000"}, step{"00B0870000", "0809101010325476989000"}, step{"00A4000C026F3E", "9000"}, step{"00B0000000", "010203049000"},
+	)
 }
 
 // TestUSIMAtCuts: a power cut at any write of a change leaves what was before or
