@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -77,8 +78,9 @@ func (s *secured) addFlags(cmd *cobra.Command) {
 	addJSONFlag(cmd)
 }
 
-// load reads the key set and the record that the flags name; res gets the EID.
-func (s *secured) load(res *cardResult) (*card.Terminal, card.Target, error) {
+// load reads the key set and the record that the flags name; res gets the EID,
+// stderr a warning of test keys.
+func (s *secured) load(stderr io.Writer, res *cardResult) (*card.Terminal, card.Target, error) {
 	keys, err := readKeySet(s.keyset)
 	if err != nil {
 		return nil, card.Target{}, err
@@ -94,6 +96,8 @@ func (s *secured) load(res *cardResult) (*card.Terminal, card.Target, error) {
 	if err != nil {
 		return nil, card.Target{}, fmt.Errorf("%s: %w", s.card, err)
 	}
+	warnOfTestKeys(stderr, s.keyset, keys.Public())
+	warnOfTestKeys(stderr, s.card, record.Keys)
 	target := record.Target()
 	res.EID = target.EID.String()
 	if s.suite != 0 {
@@ -298,7 +302,7 @@ func (s *secured) once(cmd *cobra.Command, fn func(ctx context.Context, t *card.
 	p, ctx := newPrinter(cmd), cmd.Context()
 	var res cardResult
 	run := func() error {
-		t, target, err := s.load(&res)
+		t, target, err := s.load(cmd.ErrOrStderr(), &res)
 		if err != nil {
 			return err
 		}
@@ -409,7 +413,7 @@ done, 3 refused by the card (signed), 4 outcome unknown, 1 anything else.`,
 			var rep card.Report
 			var resend string
 			run := func() error {
-				t, target, err := s.load(&res)
+				t, target, err := s.load(cmd.ErrOrStderr(), &res)
 				if err != nil {
 					return err
 				}

@@ -60,6 +60,9 @@ enabled operational profile of 00101.`,
 				if err != nil {
 					return err
 				}
+				if keys, err := set.Public(); err == nil {
+					warnOfTestKeys(p.err, f, keys)
+				}
 				im.ServerKeySets = append(im.ServerKeySets, set)
 			}
 			if len(profiles) == 0 {

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/card/cryptogram/testkeys"
 )
 
 const maxFile = 1 << 20 // bytes of a key set, card image or record file
@@ -113,6 +114,13 @@ func publicKeySet(path string) (cryptogram.KeySetPEM, error) {
 	}
 	pub, err := cryptogram.EncodePublic(keys.Public())
 	return cryptogram.KeySetPEM{ID: set.ID, KeysPEM: pub}, err
+}
+
+// warnOfTestKeys tells on w where a file's keys are public test keys.
+func warnOfTestKeys(w io.Writer, file string, k cryptogram.PublicKeys) {
+	if testkeys.Known(k) {
+		fmt.Fprintf(w, "warning: %s: %s\n", file, testkeys.Warning)
+	}
 }
 
 func newKeysCmd() *cobra.Command {

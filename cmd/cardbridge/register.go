@@ -27,9 +27,11 @@ the same keys, changes nothing.`,
 			if err != nil {
 				return err
 			}
-			if _, err := card.ParseRecord(b); err != nil {
+			record, err := card.ParseRecord(b)
+			if err != nil {
 				return fmt.Errorf("%s: %w", file, err)
 			}
+			warnOfTestKeys(cmd.ErrOrStderr(), file, record.Keys)
 			c, err := r.client()
 			if err != nil {
 				return err

@@ -18,6 +18,7 @@ import (
 
 	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/card/cryptogram/testkeys"
 	"github.com/cardbridge/cardbridge/card/rsafast"
 	"github.com/cardbridge/cardbridge/pcsc/reader"
 	"github.com/cardbridge/cardbridge/server"
@@ -99,6 +100,9 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	keys, err := readKeySetFor(s.keyset, operations)
 	if err != nil {
 		return err
+	}
+	if testkeys.Known(keys.Public()) {
+		log.Warn(testkeys.Warning, "keyset", s.keyset)
 	}
 	ln, err := net.Listen("tcp", s.listen)
 	if err != nil {

@@ -1,0 +1,79 @@
+// Package testcard makes card images with the public test keys
+// (card/cryptogram/testkeys), for tests and for trying things out.
+package testcard
+
+import (
+	"encoding/json"
+	"fmt"
+
+	appletsim "github.com/cardbridge/cardbridge/applet-sim"
+	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/card/cryptogram/testkeys"
+	"github.com/cardbridge/cardbridge/card/id"
+)
+
+// Max is how many cards there are.
+const Max = 1_000_000
+
+// Image is the n-th card, n from 0 to Max-1: its EID and ICCIDs are its own. It
+// takes suites 01 and 03, and has three profiles of operator 001 01: operational
+// and enabled, operational and disabled, provisioning and disabled. It panics
+// where n is out of range.
+func Image(n int) *appletsim.Image {
+	if n < 0 || n >= Max {
+		panic(fmt.Sprintf("testcard: card %d: there are %d", n, Max))
+	}
+	public, err := public(testkeys.Server().KeysPEM)
+	must(err)
+	im := &appletsim.Image{
+		EID:  id.EID{0x89, 0x04, 0x90, 0x32, 0x11, 12: digits(n / 10000), 13: digits(n / 100), 14: digits(n)}.WithCheckDigits(),
+		Keys: testkeys.Card(), Suites: []int{1, 3},
+		ServerKeySets: []cryptogram.KeySetPEM{{ID: testkeys.Server().ID, KeysPEM: public}},
+	}
+	for i, name := range []string{"Working", "Spare", "Bootstrap"} {
+		p := appletsim.Profile{State: appletsim.Disabled, Class: appletsim.Operational, Provider: "Test network", Name: name}
+		p.ICCID, err = id.ParseICCID(fmt.Sprintf("8988001%011d%d", n, i))
+		must(err)
+		p.Owner, err = id.ParseMCCMNC("00101")
+		must(err)
+		im.Profiles = append(im.Profiles, p)
+	}
+	im.Profiles[0].State = appletsim.Enabled
+	im.Profiles[2].Class = appletsim.Provisioning
+	return im
+}
+
+func digits(n int) byte { return byte(n/10%10<<4 | n%10) }
+
+// must is for what cannot fail: a test has made the images.
+func must(err error) {
+	if err != nil {
+		panic(fmt.Sprintf("testcard: %v", err))
+	}
+}
+
+// Record is the card record that registers an image's card with a server
+// (docs/protocol.md §9). The error matches cryptogram.ErrKey.
+func Record(im *appletsim.Image) ([]byte, error) {
+	keys, err := public(im.Keys)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(struct {
+		EID          id.EID              `json:"eid"`
+		Keys         cryptogram.KeysPEM  `json:"keys"`
+		Suites       []int               `json:"suites"`
+		Policy       appletsim.Policy    `json:"policy"`
+		Profiles     []appletsim.Profile `json:"profiles"`
+		EventCounter uint32              `json:"event_counter"`
+	}{im.EID, keys, im.Suites, im.Policy, im.Profiles, im.EventCounter}, "", "  ")
+	return append(b, '\n'), err
+}
+
+func public(k cryptogram.KeysPEM) (cryptogram.KeysPEM, error) {
+	private, err := k.Private()
+	if err != nil {
+		return cryptogram.KeysPEM{}, err
+	}
+	return cryptogram.EncodePublic(private.Public())
+}
