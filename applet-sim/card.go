@@ -40,12 +40,13 @@ type Card struct {
 
 	euicc euicc
 
-	powered bool
-	resets  int // times that RAM was lost
-	removal removal
-	faults  fault.Set
-	armed   []Fault // by WithFaults, until New is done
-	cut     *Fault  // the power went during the command under way
+	powered   bool
+	resets    int // times that RAM was lost
+	removal   removal
+	faults    fault.Set
+	armed     []Fault // by WithFaults, until New is done
+	observers []Observer
+	cut       *Fault // the power went during the command under way
 }
 
 // removal says whether the card is in its reader.
@@ -93,6 +94,7 @@ func New(image *Image, opts ...Option) (*Card, error) {
 		powered:      true,
 		removal:      removal{next: make(chan struct{})},
 	}
+	c.faults.OnStrike = c.struck
 	for _, o := range opts {
 		o(c)
 	}
@@ -175,6 +177,7 @@ func (c *Card) loseRAM() {
 	c.chain = nil
 	c.auth = authState{}
 	c.failed = 0
+	c.restarted()
 	c.toolkit = toolkit{}
 	c.euicc.domain.Reset()
 	c.resets++
@@ -194,6 +197,14 @@ func (c *Card) Remove() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.remove(0)
+}
+
+// RemoveFor takes the card out of its reader, and has it come back after away, or
+// by Insert before.
+func (c *Card) RemoveFor(away time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.remove(away)
 }
 
 // remove takes the card out for away, or until Insert where away is 0.

@@ -27,9 +27,56 @@ func WithFaults(faults ...Fault) Option {
 	return func(c *Card) { c.armed = append(c.armed, faults...) }
 }
 
-// OnFault has fn called at each strike of a fault; at the first one alone of a
-// fault that strikes always by its kind. It must not call the card.
-func OnFault(fn func(fault.Strike)) Option { return func(c *Card) { c.faults.OnStrike = fn } }
+// Observer is told what happens to a card, as it happens. Each may be nil, and
+// must not call the card.
+type Observer struct {
+	// Exchange is called with each command and its response, nil where the card
+	// does not answer. They are the card's and change after the call.
+	Exchange func(capdu, rapdu []byte)
+	// Restart is called where the card lost what it keeps in RAM: by a reset, with
+	// its power, or out of its reader.
+	Restart func()
+	// Fault is called at each strike of a fault; at the first one alone of a fault
+	// that strikes always by its kind.
+	Fault func(fault.Strike)
+}
+
+// WithObserver has o told what happens to the card, as Observe does.
+func WithObserver(o Observer) Option { return func(c *Card) { c.observers = append(c.observers, o) } }
+
+// Observe has o told what happens to the card from now on.
+func (c *Card) Observe(o Observer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.observers = append(c.observers, o)
+}
+
+// OnFault has fn called at each strike of a fault: Observer.Fault.
+func OnFault(fn func(fault.Strike)) Option { return WithObserver(Observer{Fault: fn}) }
+
+func (c *Card) struck(s fault.Strike) {
+	for _, o := range c.observers {
+		if o.Fault != nil {
+			o.Fault(s)
+		}
+	}
+}
+
+func (c *Card) restarted() {
+	for _, o := range c.observers {
+		if o.Restart != nil {
+			o.Restart()
+		}
+	}
+}
+
+func (c *Card) exchanged(capdu, rapdu []byte) {
+	for _, o := range c.observers {
+		if o.Exchange != nil {
+			o.Exchange(capdu, rapdu)
+		}
+	}
+}
 
 // Inject arms a fault beside those armed before, and gives its id. The error
 // matches fault.ErrInvalid.
@@ -137,6 +184,12 @@ func (c *Card) edge(capdu []byte) outcome {
 	if _, away := c.away(); away || !c.powered {
 		return outcome{}
 	}
+	out := c.pass(capdu)
+	c.exchanged(capdu, out.rapdu)
+	return out
+}
+
+func (c *Card) pass(capdu []byte) outcome {
 	v := c.faults.Begin(capdu)
 	rapdu := v.Answer
 	if !v.Skip {

@@ -55,6 +55,14 @@ func WithPull(pull func(capdu, rapdu []byte) (away time.Duration, pulled bool)) 
 	return func(s *server) { s.pull = pull }
 }
 
+// WithAway has away asked whether the card is out of its reader, and for how long
+// still, 0 where nobody knows. It is asked before the card is put in, and at each
+// message of the reader, which sends one every 0.4 s; a card that left before it
+// answered does not answer.
+func WithAway(away func() (left time.Duration, away bool)) Option {
+	return func(s *server) { s.away = away }
+}
+
 // Serve keeps card in the virtual reader at addr (host:port) until ctx ends, and
 // returns ctx's error: it tries until vpcd is there, and again whenever it goes
 // away. Only an addr that cannot be one ends it before.
@@ -67,7 +75,7 @@ func Serve(ctx context.Context, addr string, card Card, opts ...Option) error {
 		o(s)
 	}
 	retry, told := minRetry, false
-	for ctx.Err() == nil {
+	for s.waitIn(ctx) {
 		conn, err := dial(ctx, addr)
 		if err != nil {
 			if s.waiting != nil && !told && ctx.Err() == nil {
@@ -113,6 +121,7 @@ type server struct {
 	attached func(addr string)
 	waiting  func(addr string)
 	pull     func(capdu, rapdu []byte) (time.Duration, bool)
+	away     func() (time.Duration, bool) // nil: never
 	powered  bool
 }
 
@@ -120,6 +129,24 @@ type server struct {
 type pulledError struct{ away time.Duration }
 
 func (pulledError) Error() string { return "vpcd: card pulled" }
+
+// waitIn waits until the card may be put in; not where ctx ends.
+func (s *server) waitIn(ctx context.Context) bool {
+	for ctx.Err() == nil {
+		left, away := time.Duration(0), false
+		if s.away != nil {
+			left, away = s.away()
+		}
+		if !away {
+			return true
+		}
+		if left == 0 || left > maxRetry {
+			left = maxRetry // it may be put in before
+		}
+		sleep(ctx, left)
+	}
+	return false
+}
 
 // attach serves one connection, and powers the card off when that ends: it has
 // left its reader.
@@ -147,6 +174,11 @@ func (s *server) serve(conn io.ReadWriter) error {
 		answer, err := s.answer(message[:n])
 		if err != nil {
 			return err
+		}
+		if s.away != nil {
+			if _, away := s.away(); away {
+				return pulledError{}
+			}
 		}
 		if answer == nil {
 			continue

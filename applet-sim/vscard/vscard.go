@@ -56,6 +56,13 @@ func WithPull(pull func(capdu, rapdu []byte) (away time.Duration, pulled bool)) 
 	return func(s *server) { s.pull = pull }
 }
 
+// WithAway has away asked after each command whether the card is out of its
+// reader, and for how long still, 0 where nobody knows. It is taken out then, so
+// that its answer is lost, and put back when away says so.
+func WithAway(away func() (left time.Duration, away bool)) Option {
+	return func(s *server) { s.away = away }
+}
+
 // Serve keeps the card in the reader of whoever connects, one at a time, until
 // ctx ends, and returns ctx's error. It closes l. It ends before only where l
 // fails.
@@ -105,7 +112,8 @@ type server struct {
 	conn     io.ReadWriteCloser
 	attached func()
 	pull     func(capdu, rapdu []byte) (time.Duration, bool)
-	met      bool // the reader has introduced itself
+	away     func() (time.Duration, bool) // nil: never
+	met      bool                         // the reader has introduced itself
 	powered  bool
 	waits    []uint32 // types of the messages that the reader has not acknowledged
 	out      []byte
@@ -189,6 +197,11 @@ func (s *server) process(ctx context.Context, capdu []byte) error {
 			return s.leave(ctx, away)
 		}
 	}
+	if s.away != nil {
+		if left, away := s.away(); away {
+			return s.leave(ctx, left)
+		}
+	}
 	switch {
 	case rapdu == nil:
 		return nil // mute
@@ -204,15 +217,25 @@ func (s *server) leave(ctx context.Context, away time.Duration) error {
 		return err
 	}
 	s.power(false)
-	t := time.NewTimer(away)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
+	for still := true; still; {
+		t := time.NewTimer(away)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return ctx.Err()
+		case <-t.C:
+		}
+		still = false
+		if s.away != nil {
+			_, still = s.away()
+			away = look
+		}
 	}
 	return s.insert()
 }
+
+// look is how often a card is asked whether it is back.
+const look = 50 * time.Millisecond
 
 func (s *server) power(on bool) {
 	if on != s.powered {
