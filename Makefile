@@ -13,7 +13,7 @@ SUDO        := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 FUZZTIME    ?= 2s
 
 PACKAGES      := gcc pkg-config libpcsclite-dev libusb-1.0-0-dev pcscd vsmartcard-vpcd
-TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql opensc pcsc-tools
+TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql opensc pcsc-tools python3
 
 
 .PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace hwtest torture-readers nightly vuln clean
@@ -22,6 +22,7 @@ all: build
 
 build: deps
 	$(GO) build -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -o bin/ ./cmd/applet-sim
 
 # install installs the Debian packages of a list that are missing.
 define install

@@ -150,7 +150,7 @@ func (c *Card) Image() *Image {
 func (c *Card) Power(on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if on && !c.powered {
+	if on {
 		c.faults.Reset()
 	}
 	c.powered = on

@@ -62,15 +62,39 @@ func Listen(at string) (net.Listener, error) {
 		}
 		return net.Listen("tcp", at)
 	}
-	l, err := net.Listen("unix", at)
+	return ListenUnix(at)
+}
+
+// ListenUnix makes a socket for its owner alone, in place of one where nobody
+// listens any more.
+func ListenUnix(path string) (net.Listener, error) {
+	l, err := net.Listen("unix", path)
+	if err != nil && abandoned(path) {
+		if err = os.Remove(path); err == nil {
+			l, err = net.Listen("unix", path)
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(at, 0o600); err != nil {
+	if err := os.Chmod(path, 0o600); err != nil {
 		l.Close()
 		return nil, err
 	}
 	return l, nil
+}
+
+// abandoned reports whether a path is a socket where nobody listens.
+func abandoned(path string) bool {
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode()&os.ModeSocket == 0 {
+		return false
+	}
+	conn, err := net.Dial("unix", path)
+	if err == nil {
+		conn.Close()
+	}
+	return err != nil
 }
 
 // Serve serves whoever connects until ctx ends, whose error it returns, or l

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -191,6 +192,19 @@ func TestListen(t *testing.T) {
 	}
 	_, err := Listen(filepath.Join(t.TempDir(), "none", "s"))
 	assert.Error(t, err)
+}
+
+func TestSocketThatCannotBe(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	_, err := ListenUnix(file)
+	assert.ErrorIs(t, err, syscall.EADDRINUSE)
+	used := filepath.Join(t.TempDir(), "used")
+	l, err := ListenUnix(used)
+	require.NoError(t, err)
+	defer l.Close()
+	_, err = ListenUnix(used)
+	assert.ErrorIs(t, err, syscall.EADDRINUSE)
 }
 
 func TestTooManyClients(t *testing.T) {

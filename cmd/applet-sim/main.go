@@ -18,6 +18,7 @@ import (
 	"github.com/cardbridge/cardbridge/apdu/trace"
 	"github.com/cardbridge/cardbridge/apdu/trace/interchange"
 	appletsim "github.com/cardbridge/cardbridge/applet-sim"
+	"github.com/cardbridge/cardbridge/applet-sim/fault"
 	"github.com/cardbridge/cardbridge/applet-sim/vpcd"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
 	"github.com/cardbridge/cardbridge/card/rsafast"
@@ -58,17 +59,24 @@ type options struct {
 	write      int
 	away       time.Duration
 	noExtended bool
+	control    string
+	faults     []string
 }
 
 func newCommand() *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
-		Use:   "applet-sim {--card FILE | --trace FILE} {--vpcd HOST:PORT | --vscard SOCKET}",
+		Use:   "applet-sim {--card FILE | --trace FILE} {--vpcd HOST:PORT | --vscard SOCKET | --control SOCKET}",
 		Short: "An emulated UICC in a virtual reader",
 		Long: `applet-sim puts the card of a card image file into pcscd's virtual reader
 (vpcd) or into QEMU's (ccid-card-passthru). What the card stores it stores in
 that file. It waits for the reader, comes back whenever that goes away, and ends
 with SIGTERM or SIGINT.
+
+With --control other programs drive the card, with or without a reader: they
+insert and remove it, reset it, send it commands, have faults strike
+(docs/emulator.md). Every fault that strikes is told on standard error, with what
+repeats it.
 
 With --trace it is a card that answers as a trace says (docs/trace.md; other
 tools' traces too): the commands in the trace's order, or by --best-match each
@@ -90,7 +98,11 @@ on standard error.`,
 	f.StringVar(&o.vscard, "vscard", "", "the `SOCKET` to make for the -chardev of QEMU's ccid-card-passthru")
 	f.IntVar(&o.write, "remove-after-write", 0, "take the card out after its `N`-th write to the card image, before it answers; 0: never")
 	f.DurationVar(&o.away, "remove-for", 2*time.Second, "how long it then stays out")
+	f.StringVar(&o.control, "control", "", "let programs drive the card by JSON lines at this `SOCKET`, a path or a HOST:PORT on the loopback interface")
+	f.StringArrayVar(&o.faults, "fault", nil, "have this fault strike, in `JSON` (docs/emulator.md); may be given more than once")
 	f.BoolVar(&o.noExtended, "no-extended", false, "a card without extended length: command chaining alone")
+	cmd.AddCommand(newNewCommand(), newInspectCommand(), newDiffCommand())
+	cmd.CompletionOptions.DisableDefaultCmd = true
 	return cmd
 }
 
@@ -107,8 +119,10 @@ func (o *options) check() error {
 		return fmt.Errorf("%w: --best-match and --rules go with --trace", errUsage)
 	case o.trace != "" && (o.write != 0 || o.noExtended):
 		return fmt.Errorf("%w: a trace says itself when its card is removed and what it announces", errUsage)
-	case o.vpcd == "" && o.vscard == "":
-		return fmt.Errorf("%w: --vpcd is missing, or --vscard", errUsage)
+	case o.trace != "" && (o.control != "" || o.faults != nil):
+		return fmt.Errorf("%w: --control and --fault go with --card", errUsage)
+	case o.vpcd == "" && o.vscard == "" && o.control == "":
+		return fmt.Errorf("%w: --vpcd is missing, or --vscard, or --control", errUsage)
 	case o.vpcd != "" && o.vscard != "":
 		return fmt.Errorf("%w: --vpcd and --vscard are two readers for one card", errUsage)
 	case o.write < 0:
@@ -130,6 +144,13 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 		}
 		return attach(ctx, o, card, stdout, stderr)
 	}
+	faults, err := parseFaults(o.faults)
+	if err != nil {
+		return err
+	}
+	if o.write > 0 {
+		faults = append(faults, appletsim.Fault{Write: o.write, Kind: appletsim.CutAfter, Away: o.away})
+	}
 	var opts []appletsim.Option
 	if o.noExtended {
 		opts = append(opts, appletsim.WithoutExtendedLength())
@@ -140,15 +161,16 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	card, err := appletsim.Open(o.card, append(opts, appletsim.WithKeys(keys))...)
+	card, err := appletsim.Open(o.card, append(opts, appletsim.WithKeys(keys), appletsim.WithFaults(faults...),
+		appletsim.OnFault(func(s fault.Strike) { fmt.Fprintln(stderr, s) }))...)
 	if err != nil {
 		return err
 	}
 	defer card.Close()
-	if o.write > 0 {
-		card.Inject(appletsim.Fault{Write: o.write, Kind: appletsim.CutAfter, Away: o.away})
+	if o.control == "" {
+		return attach(ctx, o, card, stdout, stderr)
 	}
-	return attach(ctx, o, card, stdout, stderr)
+	return controlled(ctx, o, card, stdout, stderr)
 }
 
 // card is what either reader takes.
@@ -159,15 +181,14 @@ type card interface {
 
 // attach keeps the card in its reader until ctx ends.
 func attach(ctx context.Context, o options, c card, stdout, stderr io.Writer) error {
-	pull := func(_, _ []byte) (time.Duration, bool) { return c.Away() }
 	var err error
 	if o.vscard != "" {
-		err = serveQEMU(ctx, o.vscard, c, pull, stdout, stderr)
+		err = serveQEMU(ctx, o.vscard, c, stdout, stderr)
 	} else {
 		err = vpcd.Serve(ctx, o.vpcd, c,
 			vpcd.OnAttached(func(string) { fmt.Fprintf(stdout, "attached %s\n", o.vpcd) }),
 			vpcd.OnWaiting(func(addr string) { fmt.Fprintf(stderr, "waiting for vpcd at %s\n", addr) }),
-			vpcd.WithPull(pull),
+			vpcd.WithAway(c.Away),
 		)
 	}
 	if ctx.Err() != nil {
@@ -182,18 +203,9 @@ const maxImage = 2 << 20
 // keysFor loads a card image's keys for a scheduler, which does the operations
 // under them, and those under the servers' keys.
 func keysFor(path string, s *rsafast.Scheduler) (cryptogram.PrivateKeys, error) {
-	f, err := os.Open(path)
+	im, err := readImage(path)
 	if err != nil {
 		return cryptogram.PrivateKeys{}, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxImage))
-	if err != nil {
-		return cryptogram.PrivateKeys{}, err
-	}
-	im, err := appletsim.ParseImage(b)
-	if err != nil {
-		return cryptogram.PrivateKeys{}, fmt.Errorf("%s: %w", path, err)
 	}
 	keys, err := im.Keys.PrivateBy(func(k *rsa.PrivateKey) (cryptogram.PrivateKey, error) { return s.Load(k) })
 	keys.Ops = s
@@ -205,12 +217,18 @@ func hint(err error) string {
 	switch {
 	case errors.Is(err, errSocket):
 		return "--vscard takes a path where no file is, or the socket that another applet-sim left."
+	case errors.Is(err, errControl):
+		return "--control takes a path where no file is, or a HOST:PORT on the loopback interface, as 127.0.0.1:0."
+	case errors.Is(err, fault.ErrInvalid):
+		return "docs/emulator.md has the table of faults, as {\"kind\":\"mute\",\"apdu\":3}."
 	case errors.Is(err, appletsim.ErrImage):
-		return "The card image is JSON as docs/protocol.md §9 has it; `cardbridge card new` makes one."
+		return "The card image is JSON as docs/protocol.md §9 has it; `applet-sim new` and `cardbridge card new` make one."
 	case errors.Is(err, appletsim.ErrInUse):
 		return "End the other applet-sim first, or use another card image."
 	case errors.Is(err, os.ErrNotExist):
-		return "Make a card image with `cardbridge card new`, or name another file with --card or --trace."
+		return "Make a card image with `applet-sim new` or `cardbridge card new`, or name another file with --card or --trace."
+	case errors.Is(err, os.ErrExist):
+		return "No file is overwritten: name another, or remove it first."
 	case errors.Is(err, os.ErrPermission):
 		return "The card image and its directory must be readable and writable for this user, a trace readable."
 	case errors.As(err, new(*interchange.UnknownFormatError)), errors.As(err, new(*trace.SyntaxError)):

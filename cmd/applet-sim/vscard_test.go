@@ -69,16 +69,3 @@ func TestInQEMU(t *testing.T) {
 	_, err = os.Stat(socket)
 	assert.ErrorIs(t, err, os.ErrNotExist)
 }
-
-func TestSocketThatCannotBe(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "file")
-	require.NoError(t, os.WriteFile(file, nil, 0o600))
-	_, err := listen(file)
-	assert.ErrorIs(t, err, syscall.EADDRINUSE)
-	used := filepath.Join(t.TempDir(), "used")
-	l, err := listen(used)
-	require.NoError(t, err)
-	defer l.Close()
-	_, err = listen(used)
-	assert.ErrorIs(t, err, syscall.EADDRINUSE)
-}
