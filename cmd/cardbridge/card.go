@@ -15,6 +15,7 @@ import (
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/card/es10"
 	"github.com/cardbridge/cardbridge/card/id"
 	"github.com/cardbridge/cardbridge/pcsc"
 )
@@ -40,6 +41,8 @@ func newCardCmd() *cobra.Command {
 // absent where they do not apply.
 type cardResult struct {
 	EID             string         `json:"eid,omitempty"`
+	How             string         `json:"how,omitempty"`  // with --es10
+	ISDR            string         `json:"isdr,omitempty"` // its AID
 	Authenticated   bool           `json:"authenticated"`
 	Result          string         `json:"result,omitempty"`
 	SW              string         `json:"sw,omitempty"`
@@ -52,7 +55,8 @@ type cardResult struct {
 	Error           string         `json:"error,omitempty"`
 	Profiles        []profileState `json:"profiles,omitzero"`
 
-	profiles []card.Profile // the same, whole
+	header string // of the same in words
+	rows   [][]string
 }
 
 // profileState is a profile as --json has it; in words there is more.
@@ -127,10 +131,19 @@ func again(cmd *cobra.Command, suite cryptogram.Suite, sent card.Command) string
 	set("request-id", fmt.Sprintf("%X", sent.RequestID[:]))
 	set("counter", fmt.Sprint(sent.Counter))
 	set("reason", fmt.Sprint(sent.Reason))
+	return commandLine(cmd)
+}
+
+// commandLine is a command with the flags that were set, for a shell.
+func commandLine(cmd *cobra.Command) string {
 	line := quote(os.Args[0]) + strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name())
-	flags.Visit(func(f *pflag.Flag) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
 		if f.Name != "trace" { // which would be overwritten
-			line += " --" + f.Name + "=" + quote(f.Value.String())
+			value := f.Value.String()
+			if s, ok := f.Value.(pflag.SliceValue); ok {
+				value = strings.Join(s.GetSlice(), ",")
+			}
+			line += " --" + f.Name + "=" + quote(value)
 		}
 	})
 	return line
@@ -183,6 +196,8 @@ func (p *printer) result(res cardResult, outcome card.Outcome) {
 		colour = red
 	}
 	p.field("EID", res.EID)
+	p.field("how", res.How)
+	p.field("ISD-R", res.ISDR)
 	p.field("outcome", p.paint(colour, res.Outcome))
 	if res.Result != "" {
 		p.field("result", res.Result)
@@ -197,21 +212,8 @@ func (p *printer) result(res cardResult, outcome card.Outcome) {
 	if res.ReceiptVerified != nil {
 		p.field("receipt", map[bool]string{true: "verified", false: "none verified"}[*res.ReceiptVerified])
 	}
-	if len(res.profiles) > 0 {
-		var rows [][]string
-		for _, q := range res.profiles {
-			var rules []string
-			for _, rule := range []struct {
-				name string
-				on   bool
-			}{{"PPR1", q.PPR1}, {"PPR2", q.PPR2}, {"fallback", q.Fallback}} {
-				if rule.on {
-					rules = append(rules, rule.name)
-				}
-			}
-			rows = append(rows, []string{q.ICCID.String(), q.State.String(), q.Owner.String(), q.Class.String(), q.Provider, q.Name, strings.Join(rules, " ")})
-		}
-		p.table("ICCID|STATE|OWNER|CLASS|PROVIDER|NAME|RULES", rows)
+	if len(res.rows) > 0 {
+		p.table(res.header, res.rows)
 	}
 }
 
@@ -227,8 +229,12 @@ func hintFor(err error) string {
 		return "the card does not accept this server: check that it holds the public half of --keyset, and the EID in --card"
 	case errors.Is(err, apdu.SWReferenceNotFound):
 		return "the card has no such key set, or one key where the suite wants three"
+	case errors.Is(err, es10.ErrNoISDR):
+		return "if it is an eUICC whose ISD-R has an AID of its own, say which by --isdr"
+	case errors.Is(err, es10.ErrCATBusy):
+		return "a proactive session goes on in the card: end other programs that use it, and try again"
 	case errors.Is(err, apdu.SWFileNotFound):
-		return "the card has no management applet"
+		return "the card has no management applet; with --es10 a plain eUICC needs none"
 	case errors.Is(err, card.ErrOutcomeUnknown):
 		return "the card may have carried it out; the same command again recovers the outcome:"
 	}
@@ -329,11 +335,18 @@ func (res *cardResult) setSW(sw apdu.StatusWord) {
 
 func newCardStatusCmd() *cobra.Command {
 	var s secured
+	var e plain
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Authenticate and read the profiles and the event counter (GET STATUS)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := e.check(cmd.Flags()); err != nil {
+				return err
+			}
+			if e.on {
+				return e.status(cmd, &s.bench)
+			}
 			return s.once(cmd, func(ctx context.Context, t *card.Terminal, target card.Target, conn apdu.Conn, res *cardResult) error {
 				status, rep, err := t.ReadStatus(ctx, apdu.BasicChannel(conn), target)
 				res.Authenticated = rep.Authenticated
@@ -342,9 +355,12 @@ func newCardStatusCmd() *cobra.Command {
 					return err
 				}
 				res.setStatus(status)
-				res.profiles, res.Profiles = status.Profiles, []profileState{}
+				res.header, res.Profiles = "ICCID|STATE|OWNER|CLASS|PROVIDER|NAME|RULES", []profileState{}
 				for _, p := range status.Profiles {
 					res.Profiles = append(res.Profiles, profileState{p.ICCID, p.State})
+					res.rows = append(res.rows, []string{
+						p.ICCID.String(), p.State.String(), p.Owner.String(), p.Class.String(), p.Provider, p.Name, profileRules(p.PPR1, p.PPR2, p.Fallback),
+					})
 				}
 				if p, ok := status.Enabled(); ok {
 					res.ICCID, res.State = p.ICCID.String(), p.State.String()
@@ -354,6 +370,7 @@ func newCardStatusCmd() *cobra.Command {
 		},
 	}
 	s.addFlags(cmd)
+	e.addFlags(cmd.Flags())
 	return cmd
 }
 
@@ -393,6 +410,7 @@ func newCardAuthenticateCmd() *cobra.Command {
 
 func newCardOperationCmd(name, short string, ins byte) *cobra.Command {
 	var s secured
+	var e plain
 	var operator, iccid, requestID string
 	var counter uint32
 	var reason uint8
@@ -405,9 +423,19 @@ func newCardOperationCmd(name, short string, ins byte) *cobra.Command {
 The card authenticates the server and the server the card; the card checks its
 policy rules, carries it out and signs what it did. An answer that is lost, or
 does not verify, is recovered by sending the same command again. Exit status: 0
-done, 3 refused by the card (signed), 4 outcome unknown, 1 anything else.`,
+done, 3 refused by the card (signed), 4 outcome unknown, 1 anything else.
+
+With --es10 it is an eUICC without the management applet, and the profile is
+changed by SGP.22 ES10c: nobody is authenticated and nothing is signed, a refusal
+(3) neither. The outcome is what is read from the card after a reset.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := e.check(cmd.Flags()); err != nil {
+				return err
+			}
+			if e.on {
+				return e.change(cmd, &s.bench, esOp(ins), iccid, attempts)
+			}
 			p := newPrinter(cmd)
 			var res cardResult
 			var rep card.Report
@@ -471,6 +499,8 @@ done, 3 refused by the card (signed), 4 outcome unknown, 1 anything else.`,
 		},
 	}
 	s.addFlags(cmd)
+	e.addFlags(cmd.Flags())
+	e.addChangeFlags(cmd.Flags())
 	f := cmd.Flags()
 	f.StringVar(&operator, "operator", "", "MCCMNC of the operator that asks (default: the profile's owner)")
 	f.StringVar(&iccid, "iccid", "", "ICCID of the profile (default: the enabled one)")

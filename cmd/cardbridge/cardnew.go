@@ -19,7 +19,7 @@ func newCardNewCmd() *cobra.Command {
 	var image, record, eid string
 	var keysets, profiles []string
 	var bits int
-	var single, triple bool
+	var single, triple, plain bool
 	cmd := &cobra.Command{
 		Use:   "new --keyset FILE --image FILE --record FILE",
 		Short: "Make a card image with new keys, and the record that registers the card",
@@ -75,6 +75,9 @@ enabled operational profile of 00101.`,
 				}
 				im.Profiles = append(im.Profiles, q)
 			}
+			if plain {
+				im.Runtime = &appletsim.Runtime{About: &appletsim.EUICC{Plain: true}}
+			}
 			var err error
 			if im.Keys, err = cryptogram.Generate(auth, bits); err != nil {
 				return err
@@ -91,6 +94,7 @@ enabled operational profile of 00101.`,
 	f.IntVar(&bits, "bits", 2048, "bits of each modulus: 2048, 3072 or 4096")
 	f.BoolVar(&single, "single", false, "one auth key only: suite 01")
 	f.BoolVar(&triple, "require-triple", false, "the card takes DEACTIVATE and ACTIVATE in suite 03 only")
+	f.BoolVar(&plain, "plain", false, "a plain eUICC, without the management applet (card … --es10)")
 	addJSONFlag(cmd)
 	return cmd
 }
