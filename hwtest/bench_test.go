@@ -212,6 +212,7 @@ var checks = []check{
 	{"hot-plug", "card pulled and inserted, reader unplugged and plugged in", lacksHand, checkHotPlug},
 	{"card", "which card it is, against the bench file", nothing, checkCard},
 	{"euicc", "a plain eUICC's profiles, by ES10c", nothing, checkEUICC},
+	{"euicc-switch", "a plain eUICC's profile disabled, read again and enabled again, by ES10c", lacksEUICC, checkSwitch},
 	{"conformance", "card/cardtest; changes the card, and puts its profiles back", lacksAllow, checkConformance},
 }
 

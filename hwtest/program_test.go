@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cardbridge/cardbridge/apdu"
+	appletsim "github.com/cardbridge/cardbridge/applet-sim"
 	"github.com/cardbridge/cardbridge/hwtest/report"
 )
 
@@ -95,7 +96,7 @@ keys:
 
 func TestProgramOnTheVirtualBench(t *testing.T) {
 	p := newProgram(t)
-	status, out := p.run("-out", "out", "-test.run", "^TestBench$/^(bench|Virtual-PCD-A-00-0[01])$/^(readers|usb|info|card|euicc)$")
+	status, out := p.run("-out", "out", "-test.run", "^TestBench$/^(bench|Virtual-PCD-A-00-0[01])$/^(readers|usb|info|card|euicc|euicc-switch)$")
 	require.Zero(t, status, out)
 	s := p.report()
 	assert.Equal(t, "virtual", s.Bench)
@@ -105,6 +106,9 @@ func TestProgramOnTheVirtualBench(t *testing.T) {
 	assert.Contains(t, p.find(s, managed, "card").Facts, report.FactValue{Name: "EID", Value: "89049032000000000000000000000163"})
 	assert.Contains(t, p.find(s, euicc, "euicc").Facts,
 		report.FactValue{Name: "898600000000000005", Value: "disabled, operational, Lab, old 18 digits"})
+	assert.Contains(t, p.find(s, euicc, "euicc-switch").Facts,
+		report.FactValue{Name: "89860000000000000505", Value: "disabled, read after a reset, and enabled again"})
+	assert.Equal(t, []string{"the card has no ISD-R"}, p.find(s, managed, "euicc-switch").Reasons)
 	assert.NotContains(t, out, "\x1b", "no colour in a pipe")
 	assert.Contains(t, out, s.Totals.String())
 	for _, name := range []string{"report.html", "junit.xml"} {
@@ -169,9 +173,34 @@ func TestProgramAllows(t *testing.T) {
 	assert.Greater(t, p.report().Totals.Passed, 1, "tests of the suite ran")
 }
 
+// A plain eUICC is changed where the bench file names it and ALLOW its enabled
+// profile.
+func TestProgramSwitches(t *testing.T) {
+	startVirtual(t)
+	p := newProgram(t)
+	const some = "^TestBench$/./^euicc-switch$"
+	for _, c := range []struct{ bench, allow, reason string }{
+		{"card: {}", "89860000000000000505", "the bench file names no plain eUICC here (euicc: true)"},
+		{"card: {euicc: true}", "", "it changes the card, and ALLOW names none"},
+		{"card: {euicc: true}", "8986000000000000513", "it changes the card, and ALLOW does not name the profile that is enabled"},
+		{"card: {euicc: true}", "8986000000000000513,89860000000000000505", ""},
+	} {
+		p.bench("readers: [{reader: A 00 01, " + c.bench + "}]")
+		status, out := p.run("-bench", "bench.yaml", "-out", "out", "-allow", c.allow, "-test.run", some)
+		found := p.find(p.report(), euicc, "euicc-switch")
+		if c.reason != "" {
+			assert.Equal(t, []string{c.reason}, found.Reasons)
+			continue
+		}
+		assert.Zero(t, status, out)
+		assert.Equal(t, report.Passed, found.Outcome)
+		assert.Len(t, found.Measurements, 2)
+	}
+}
+
 // worn is a card whose answer to reset changes, and is not well formed in the end.
 type worn struct {
-	*plainEUICC
+	*appletsim.Card
 	powered int // times
 }
 
@@ -179,11 +208,11 @@ func (c *worn) Power(on bool) {
 	if on {
 		c.powered++
 	}
-	c.plainEUICC.Power(on)
+	c.Card.Power(on)
 }
 
 func (c *worn) ATR() []byte {
-	atr := c.plainEUICC.ATR()
+	atr := c.Card.ATR()
 	if c.powered > 10 {
 		atr[len(atr)-1] ^= 0x01 // TCK
 	}
@@ -192,7 +221,7 @@ func (c *worn) ATR() []byte {
 
 // dying is a card that leaves its reader at the 50th command, and every 50th.
 type dying struct {
-	*plainEUICC
+	*appletsim.Card
 	commands int
 }
 
@@ -203,7 +232,7 @@ func (c *dying) pull(_, _ []byte) (time.Duration, bool) {
 
 // What the checks are there to find, they find.
 func TestProgramFindsFaults(t *testing.T) {
-	w, d := &worn{plainEUICC: newPlainEUICC(t)}, &dying{plainEUICC: newPlainEUICC(t)}
+	w, d := &worn{Card: newPlainEUICC(t)}, &dying{Card: newPlainEUICC(t)}
 	startVirtual(t, w, d)
 	p := newProgram(t)
 	p.bench("readers: [{reader: A 00 00, card: {}}, {reader: A 00 01, card: {}}]")

@@ -3,7 +3,6 @@ package hwtest
 import (
 	"context"
 	"embed"
-	"encoding/hex"
 	"path"
 	"testing"
 	"time"
@@ -12,8 +11,6 @@ import (
 
 	appletsim "github.com/cardbridge/cardbridge/applet-sim"
 	"github.com/cardbridge/cardbridge/applet-sim/vpcd"
-	"github.com/cardbridge/cardbridge/card/es10"
-	"github.com/cardbridge/cardbridge/card/id"
 	"github.com/cardbridge/cardbridge/hwtest/rig"
 	"github.com/cardbridge/cardbridge/pcsc"
 )
@@ -91,25 +88,31 @@ func newManagedCard(t *testing.T) *appletsim.Card {
 	return card
 }
 
-func newPlainEUICC(t *testing.T) *plainEUICC {
+// newPlainEUICC is an eUICC without the management applet, with three profiles.
+func newPlainEUICC(t *testing.T) *appletsim.Card {
 	t.Helper()
-	c := &plainEUICC{}
-	require.NoError(t, c.eid.UnmarshalText([]byte("89049032000000000000000000000260")))
-	for i, p := range []struct {
+	b, err := readVirtual("image.json")
+	require.NoError(t, err)
+	im, err := appletsim.ParseImage(b)
+	require.NoError(t, err)
+	require.NoError(t, im.EID.UnmarshalText([]byte("89049032000000000000000000000260")))
+	im.Runtime = &appletsim.Runtime{About: &appletsim.EUICC{Plain: true}}
+	one := im.Profiles[0]
+	one.Provider, one.PPR1, one.PPR2, one.Fallback, one.Class = "Lab", false, false, false, appletsim.Operational
+	im.Profiles = nil
+	for _, p := range []struct {
 		iccid, name string
-		state       es10.State
+		state       appletsim.State
 	}{
-		{"89860000000000000505", "travel", es10.Enabled},
-		{"898600000000000005", "old 18 digits", es10.Disabled},
-		{"8986000000000000513", "spare", es10.Disabled},
+		{"89860000000000000505", "travel", appletsim.Enabled},
+		{"898600000000000005", "old 18 digits", appletsim.Disabled},
+		{"8986000000000000513", "spare", appletsim.Disabled},
 	} {
-		iccid, err := id.ParseICCID(p.iccid)
-		require.NoError(t, err)
-		aid, err := hex.DecodeString("A0000005591010FFFFFFFF8900001100")
-		require.NoError(t, err)
-		aid[15] = byte(i)
-		c.profiles = append(c.profiles, es10.Profile{ICCID: iccid, AID: aid, State: p.state, Provider: "Lab", Name: p.name, Class: es10.Operational})
+		require.NoError(t, one.ICCID.UnmarshalText([]byte(p.iccid)))
+		one.Name, one.State = p.name, p.state
+		im.Profiles = append(im.Profiles, one)
 	}
-	c.Reset()
-	return c
+	card, err := appletsim.New(im)
+	require.NoError(t, err)
+	return card
 }
