@@ -184,7 +184,7 @@ const (
 	modeAbsolute = 4 // or current
 )
 
-// record is the number of the record that READ or UPDATE RECORD is for, the
+// step is the number of the record that READ or UPDATE RECORD is for, the
 // next and the previous being current then.
 func (p *position) step(f *file, number, mode byte) (int, apdu.StatusWord) {
 	n, wraps := f.records(), f.descriptor == cyclic
