@@ -14,7 +14,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cardbridge/cardbridge/apdu"
+	"github.com/cardbridge/cardbridge/apdu/trace"
 	appletsim "github.com/cardbridge/cardbridge/applet-sim"
+	"github.com/cardbridge/cardbridge/applet-sim/fault"
 	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/es10"
 	"github.com/cardbridge/cardbridge/card/id"
@@ -218,6 +220,14 @@ func TestFaults(t *testing.T) {
 			c.Inject(appletsim.Fault{Write: 1, Kind: appletsim.WriteFails})
 			return carry(), nil
 		},
+		"worn out": func(c *appletsim.Card, carry func() []byte) ([]byte, error) {
+			c.Inject(appletsim.Fault{Kind: fault.WornOut})
+			return carry(), nil
+		},
+		"cut within the write": func(c *appletsim.Card, carry func() []byte) ([]byte, error) {
+			c.Inject(appletsim.Fault{Kind: fault.CutTorn, Bytes: 100})
+			return carry(), nil
+		},
 		"garbage": func(_ *appletsim.Card, carry func() []byte) ([]byte, error) {
 			carry()
 			return unhex("BF3204800100009000"), nil
@@ -300,6 +310,19 @@ func unhex(s string) []byte {
 		panic(err)
 	}
 	return b
+}
+
+// TestGoldenChange is what passes in a change: its commands, the reset, and the reading
+// afterwards.
+func TestGoldenChange(t *testing.T) {
+	c := newCard()
+	for _, change := range []es10.Change{{Op: es10.OpDisable, Refresh: true}, {Op: es10.OpEnable, ICCID: &everyday, Options: es10.Options{Segment: 16}}, {Op: es10.OpDelete, ICCID: &kept}} {
+		conn := trace.Golden(t, c.Connect(), "testdata/changes.apdu")
+		rep, err := es10.Attempt(t.Context(), conn, change)
+		require.NoError(t, err)
+		assert.NotEqual(t, card.OutcomeUnknown, rep.Outcome)
+		require.NoError(t, conn.Close())
+	}
 }
 
 // TestUnknown: a card that does not come back leaves the outcome unknown, and the
