@@ -131,18 +131,15 @@ func (c *Change) attempt(ctx context.Context, conn apdu.Conn, rep *Report) error
 		return err
 	}
 	e, err := c.look(ctx, conn, rep)
-	if err != nil {
-		return err
-	}
-	if c.Sent && c.reached(rep, rep.Before) {
+	if err == nil && c.Sent && c.reached(rep, rep.Before) {
 		rep.After, rep.Outcome = rep.Before, card.OutcomeDone
-		_ = e.Close(ctx) // the outcome is known whatever becomes of the channel
-		return nil
+		return leave(ctx, e, nil)
 	}
-	if c.BeforeSend != nil {
-		if err := c.BeforeSend(ctx, *rep); err != nil {
-			return err
-		}
+	if err == nil && c.BeforeSend != nil {
+		err = c.BeforeSend(ctx, *rep)
+	}
+	if err != nil {
+		return leave(ctx, e, err)
 	}
 	rep.Sent, rep.Outcome = true, card.OutcomeUnknown
 	rep.Answer = c.send(ctx, conn, e, rep)
@@ -155,28 +152,36 @@ func (c *Change) attempt(ctx context.Context, conn apdu.Conn, rep *Report) error
 	return c.judge(rep)
 }
 
-// look opens the ISD-R and reads what there is.
+// leave closes the channel of an eUICC that answers yet, and gives err: what
+// becomes of the channel tells nothing of the change.
+func leave(ctx context.Context, e *EUICC, err error) error {
+	if e != nil && !apdu.Gone(err) {
+		_ = e.Close(ctx)
+	}
+	return err
+}
+
+// look opens the ISD-R and reads what there is. The EUICC is there with an error
+// too, once it was opened.
 func (c *Change) look(ctx context.Context, conn apdu.Conn, rep *Report) (*EUICC, error) {
 	e, eid, err := c.open(ctx, conn)
 	if errors.Is(err, apdu.SWConditionsNotSatisfied) { // it may want a reset first
 		e, eid, err = c.reopen(ctx, conn)
 	}
 	if err != nil {
-		return nil, err
+		return e, err
 	}
 	rep.EID, rep.ISDR = &eid, e.AID()
 	if c.EID != nil && *c.EID != eid {
-		return nil, fmt.Errorf("es10: the card's EID is %s, %s wanted", eid, c.EID)
+		return e, fmt.Errorf("es10: the card's EID is %s, %s wanted", eid, c.EID)
 	}
 	if rep.Before, err = e.Profiles(ctx); err != nil {
-		return nil, err
+		return e, err
 	}
 	if rep.ICCID == nil && c.Op != OpMemoryReset {
-		if rep.ICCID, err = c.choose(rep.Before); err != nil {
-			return nil, err
-		}
+		rep.ICCID, err = c.choose(rep.Before)
 	}
-	return e, nil
+	return e, err
 }
 
 func (c *Change) open(ctx context.Context, conn apdu.Conn) (*EUICC, id.EID, error) {
@@ -278,8 +283,7 @@ func (c *Change) readAgain(ctx context.Context, conn apdu.Conn, rep *Report) err
 	if rep.After == nil {
 		rep.After = []Profile{} // a card without profiles was read too
 	}
-	_ = e.Close(ctx) // as above
-	return nil
+	return leave(ctx, e, nil)
 }
 
 // reached reports whether the card is as the change has it.

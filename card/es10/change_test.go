@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	appletsim "github.com/cardbridge/cardbridge/applet-sim"
 	"github.com/cardbridge/cardbridge/applet-sim/fault"
 	"github.com/cardbridge/cardbridge/card"
+	"github.com/cardbridge/cardbridge/card/cryptogram"
 	"github.com/cardbridge/cardbridge/card/es10"
 	"github.com/cardbridge/cardbridge/card/id"
 	"github.com/cardbridge/cardbridge/server/servertest"
@@ -33,9 +35,18 @@ var (
 	absent   = servertest.ICCID(cardNumber, 9)
 )
 
+// base is a card with no more keys than an image must have.
+var base = sync.OnceValue(func() appletsim.Image {
+	im := servertest.Image(cardNumber)
+	im.Keys.Auth, im.Suites, im.ServerKeySets = im.Keys.Auth[:1], []int{1}, []cryptogram.KeySetPEM{}
+	return *im
+})
+
 // newCard is a plain eUICC with four profiles.
 func newCard(change ...func(*appletsim.Image)) *appletsim.Card {
-	im := servertest.Image(cardNumber)
+	image := base()
+	im := &image
+	im.Profiles = slices.Clone(im.Profiles)
 	im.Runtime = &appletsim.Runtime{About: &appletsim.EUICC{Plain: true}}
 	more := im.Profiles[1]
 	more.ICCID, more.PPR1, more.PPR2 = kept, true, true
@@ -45,7 +56,11 @@ func newCard(change ...func(*appletsim.Image)) *appletsim.Card {
 	for _, f := range change {
 		f(im)
 	}
-	return servertest.Card(im)
+	c, err := appletsim.New(im)
+	if err != nil {
+		panic(err)
+	}
+	return c
 }
 
 // way carries APDUs between a card and Run, and spoils what it is told to.

@@ -180,6 +180,8 @@ func (res *cardResult) setChange(rep es10.Report) {
 	var code *es10.Error
 	var sw apdu.StatusWord
 	switch {
+	case rep.Outcome == card.OutcomeDone && rep.Answer != nil:
+		// What was read says more.
 	case errors.As(rep.Answer, &code):
 		res.Result = fmt.Sprintf("%02X", code.Code)
 	case errors.As(rep.Answer, &sw):
@@ -187,7 +189,7 @@ func (res *cardResult) setChange(rep es10.Report) {
 	case rep.Answer == nil && rep.After != nil && rep.Sent:
 		res.Result = "00"
 	}
-	if rep.Answer != nil {
+	if rep.Outcome == card.OutcomeRefused {
 		res.Error = rep.Answer.Error()
 	}
 	if rep.After != nil {
