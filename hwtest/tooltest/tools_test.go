@@ -25,12 +25,15 @@ func TestMain(m *testing.M) {
 
 // insert puts a card into the one reader of a pcscd, and waits until a tool has
 // seen it there.
-func insert(t *testing.T) *appletsim.Card {
+func insert(t *testing.T, change ...func(*appletsim.Image)) *appletsim.Card {
 	pcscd := rig.Start(t, rig.Options{Slots: 1})
 	b, err := os.ReadFile("../../applet-sim/testdata/card.json")
 	require.NoError(t, err)
 	image, err := appletsim.ParseImage(b)
 	require.NoError(t, err)
+	for _, f := range change {
+		f(image)
+	}
 	card, err := appletsim.New(image)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
