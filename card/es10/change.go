@@ -50,7 +50,7 @@ type Change struct {
 	Reset    MemoryReset // OpMemoryReset
 
 	// Sent says that it was sent before, so this recovers its outcome: it is not
-	// sent again where the card is as it should be.
+	// sent again where the card is as it should be. ICCID says for which profile.
 	Sent bool
 	// BeforeSend is called once it is about to go out, with what was read: the
 	// place for rules about the profile and a durable mark. An error stops the
@@ -129,6 +129,9 @@ func (c *Change) attempt(ctx context.Context, conn apdu.Conn, rep *Report) error
 	}
 	if err := checkNickname(c.Nickname); err != nil {
 		return err
+	}
+	if c.Sent && c.ICCID == nil && c.Op != OpMemoryReset {
+		return fmt.Errorf("es10: %s was sent, and it is not said for which profile", c.Op)
 	}
 	e, err := c.look(ctx, conn, rep)
 	if err == nil && c.Sent && c.reached(rep, rep.Before) {

@@ -379,6 +379,15 @@ func TestUnknown(t *testing.T) {
 	}
 }
 
+func TestSentForWhichProfile(t *testing.T) {
+	c := newCard()
+	rep, err := es10.Attempt(t.Context(), c.Connect(), es10.Change{Op: es10.OpDisable, Sent: true})
+	assert.ErrorIs(t, err, card.ErrOutcomeUnknown)
+	assert.ErrorContains(t, err, "for which profile")
+	assert.Equal(t, card.OutcomeUnknown, rep.Outcome)
+	assert.Equal(t, "enabled", states(c)[everyday])
+}
+
 func TestBeforeSendStops(t *testing.T) {
 	c := newCard()
 	rule := errors.New("a rule forbids it")
@@ -570,4 +579,61 @@ func TestAIDs(t *testing.T) {
 	assert.ErrorIs(t, err, es10.ErrNoISDR)
 	_, err = es10.Attempt(t.Context(), c.Connect(), es10.Change{Op: es10.OpDisable, Options: es10.Options{AIDs: append(slices.Clone(es10.ISDRs), own)}})
 	require.NoError(t, err)
+}
+
+// liar answers from a script, whatever it is asked, and leaves at its end.
+type liar struct{ script []byte }
+
+func (l *liar) Transmit(context.Context, []byte) ([]byte, error) {
+	if len(l.script) == 0 {
+		return nil, apdu.ErrCardRemoved
+	}
+	n := min(int(l.script[0]), len(l.script)-1)
+	answer := l.script[1 : 1+n]
+	l.script = l.script[1+n:]
+	return bytes.Clone(answer), nil
+}
+
+func (l *liar) Reset(context.Context) error {
+	if len(l.script) == 0 {
+		return apdu.ErrCardRemoved
+	}
+	return nil
+}
+
+func (l *liar) ATR() []byte  { return nil }
+func (l *liar) Close() error { return nil }
+
+// FuzzAttempt has a card answer anything: an outcome always follows, and is what
+// was read.
+func FuzzAttempt(f *testing.F) {
+	for op := es10.OpDisable; op <= es10.OpMemoryReset; op++ {
+		var script []byte
+		w := &way{card: newCard(), spoil: func(_ int, _ []byte, carry func() []byte) ([]byte, error) {
+			rapdu := carry()
+			script = append(append(script, byte(len(rapdu))), rapdu...)
+			return rapdu, nil
+		}}
+		_, err := es10.Run(context.Background(), es10.Change{Op: op, ICCID: &everyday, Reset: es10.MemoryReset{Test: true}}, es10.Recovery{Open: w.open, Wait: time.Second, Attempts: 1})
+		require.NoError(f, err)
+		f.Add(script, byte(op))
+	}
+	f.Fuzz(func(t *testing.T, script []byte, op byte) {
+		change := es10.Change{Op: es10.Op(op%5 + 1), ICCID: &everyday, Nickname: "x", BusyWait: 1}
+		rep, err := es10.Attempt(context.Background(), &liar{script}, change)
+		switch rep.Outcome {
+		case card.OutcomeDone, card.OutcomeRefused:
+			require.NoError(t, err)
+			require.NotNil(t, rep.After)
+		case card.OutcomeUnknown:
+			require.ErrorIs(t, err, card.ErrOutcomeUnknown)
+			require.True(t, rep.Sent)
+		default:
+			require.Error(t, err)
+			require.True(t, !rep.Sent || rep.After != nil)
+		}
+		if p, there := rep.Profile(); there && rep.Outcome == card.OutcomeDone && change.Op == es10.OpDisable {
+			require.Equal(t, es10.Disabled, p.State)
+		}
+	})
 }
