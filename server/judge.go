@@ -43,7 +43,7 @@ func (s *Server) verdict(a ask, m *store.Moment) store.Verdict {
 func (a *attempt) judge(m *store.Moment, r *store.Request) store.Verdict {
 	s, set := a.s, a.s.Rules()
 	limits := limitsOf(set, r.MCCMNC, m.Guard)
-	v, d := evaluate(set, askOf(r), m, limits)
+	v, d := evaluate(set, askOf(a.work.by, r), m, limits)
 	if v.Refusal != nil {
 		return v
 	}
@@ -62,6 +62,10 @@ func (a *attempt) judge(m *store.Moment, r *store.Request) store.Verdict {
 // reconsider holds a request that waited against the rules, before its card is
 // touched.
 func (s *Server) reconsider(ctx context.Context, work *taken) (store.Verdict, error) {
+	var err error
+	if work.by, err = s.User(ctx, work.Request.UserID); err != nil {
+		return store.Verdict{}, err
+	}
 	all, err := s.Store.Guard(ctx, work.Request.Operator)
 	if err != nil {
 		return store.Verdict{}, err
@@ -73,13 +77,12 @@ func (s *Server) reconsider(ctx context.Context, work *taken) (store.Verdict, er
 		}
 	}
 	set := s.Rules()
-	v, _ := evaluate(set, askOf(work.Request), m, limitsOf(set, work.Request.MCCMNC, m.Guard))
+	v, _ := evaluate(set, askOf(work.by, work.Request), m, limitsOf(set, work.Request.MCCMNC, m.Guard))
 	return v, nil
 }
 
-// askOf is a request that was taken in.
-func askOf(r *store.Request) ask {
-	op := store.Operator{ID: r.Operator, MCCMNC: r.MCCMNC, User: store.User{ID: r.UserID}}
+// askOf is a request that was taken in from op.
+func askOf(op store.Operator, r *store.Request) ask {
 	return ask{op: op, request: r.ID, eid: r.EID, iccid: r.ICCID, reason: r.Reason, unconnected: r.LeaveUnconnected}
 }
 
@@ -110,7 +113,7 @@ func (s *Server) apply(v *store.Verdict, g guard.Decision, d rules.Decision, m *
 	case guard.Hold:
 		v.Hold, v.HoldUntil = g.Why, m.Now.Add(s.Approval)
 	case guard.Trip:
-		v.Trip = g.Why
+		v.Trip, g.Why = g.Why, guard.Tripping(g.Why)
 		fallthrough
 	case guard.Tripped:
 		v.Refusal = &store.Refusal{Rule: MassDeactivation, SubjectCode: "8.2.3", ReasonCode: "3.8", Text: g.Why}

@@ -7,8 +7,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/cardbridge/cardbridge/card/id"
 	"github.com/cardbridge/cardbridge/server/store"
@@ -30,7 +28,7 @@ const (
 // bearer token, which is kept nowhere: the store has its hash. user may be empty:
 // then it is called default.
 func AddOperator(ctx context.Context, s *store.Store, name string, mccmnc id.MCCMNC, user string, roles store.Roles) (store.Operator, string, error) {
-	if err := checkName("an operator's", name); err != nil {
+	if err := checkText("an operator's name", name, maxName); err != nil {
 		return store.Operator{}, "", err
 	}
 	return withToken(user, roles, func(u store.User, token store.TokenHash) (store.Operator, error) {
@@ -49,7 +47,7 @@ func withToken(user string, roles store.Roles, add func(store.User, store.TokenH
 	if user == "" {
 		user = "default"
 	}
-	if err := checkName("a user's", user); err != nil {
+	if err := checkText("a user's name", user, maxName); err != nil {
 		return store.Operator{}, "", err
 	}
 	if roles == 0 {
@@ -65,18 +63,6 @@ func withToken(user string, roles store.Roles, add func(store.User, store.TokenH
 		return store.Operator{}, "", err
 	}
 	return op, token, nil
-}
-
-func checkName(whose, name string) error {
-	if n := utf8.RuneCountInString(name); n < 1 || n > maxName || !utf8.ValidString(name) {
-		return fmt.Errorf("%w: %s name has 1 to %d characters of UTF-8", ErrInvalid, whose, maxName)
-	}
-	for _, r := range name {
-		if !unicode.IsPrint(r) {
-			return fmt.Errorf("%w: %s name has printable characters only", ErrInvalid, whose)
-		}
-	}
-	return nil
 }
 
 // Authenticate is the operator whose token this is. The error matches

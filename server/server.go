@@ -69,6 +69,7 @@ type Server struct {
 	self   store.Server       // as it claims cards
 	hub    *hub[id.RequestID] // steps of requests
 	looked *hub[id.EID]       // steps of runners
+	users  sync.Map           // number to store.Operator
 
 	started chan struct{} // closed once Run works
 	ending  chan struct{} // closed once Run is told to end

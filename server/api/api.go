@@ -4,9 +4,11 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,13 +47,15 @@ func New(s *server.Server, log *slog.Logger) *API {
 	config.Formats = map[string]huma.Format{"application/json": strictJSON, "json": strictJSON}
 	config.RejectUnknownQueryParameters = true
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		bearer: {Type: "http", Scheme: "bearer", Description: "The token that `cardbridge operator add` printed."},
+		bearer: {Type: "http", Scheme: "bearer", Description: "A user's token, as `cardbridge operator add` or `operator user add` printed it."},
 	}
 	a := &API{server: s, log: log, mux: http.NewServeMux()}
 	a.huma = humago.New(a.mux, config)
 	a.huma.UseMiddleware(a.authenticate, onlyJSON)
 	a.registerCards()
 	a.registerDeactivations()
+	a.registerApprovals()
+	a.registerGuard()
 	a.registerOperations()
 	return a
 }
@@ -88,8 +92,8 @@ func NewServer(a *API) *http.Server {
 type operatorKey struct{}
 
 // authenticate lets an operation that asks for a bearer token go on in the name
-// of the operator whose token it is, before anything else of the request is
-// looked at.
+// of the operator whose token it is, if its user has the role for it, before
+// anything else of the request is looked at.
 func (a *API) authenticate(ctx huma.Context, next func(huma.Context)) {
 	if len(ctx.Operation().Security) == 0 {
 		next(ctx)
@@ -106,6 +110,10 @@ func (a *API) authenticate(ctx huma.Context, next func(huma.Context)) {
 			ctx.SetHeader("WWW-Authenticate", `Bearer realm="cardbridge"`)
 		}
 		writeProblem(ctx, p)
+		return
+	}
+	if role, _ := ctx.Operation().Metadata[roleKey].(store.Roles); op.User.Roles&role != role {
+		writeProblem(ctx, newProblem(http.StatusForbidden, fmt.Sprintf("this needs the role %s, and user %q has %s", role, op.User.Name, op.User.Roles)))
 		return
 	}
 	next(huma.WithValue(ctx, operatorKey{}, op))
@@ -129,10 +137,26 @@ func operator(ctx context.Context) store.Operator {
 	return op
 }
 
-// secured marks an operation as one for operators.
-func secured(op huma.Operation) huma.Operation {
+// Roles that operations need.
+const (
+	reads       = store.MayRead
+	asks        = store.MayRequest
+	administers = store.MayAdminister
+)
+
+const roleKey = "role"
+
+// secured marks an operation as one for users of operators with a role.
+func secured(role store.Roles, op huma.Operation) huma.Operation {
 	op.Security = []map[string][]string{{bearer: {}}}
+	op.Metadata = map[string]any{roleKey: role}
+	op.Description = strings.TrimSpace(op.Description + " Role: " + role.String() + ".")
 	op.MaxBodyBytes = maxBody
-	op.Errors = append(op.Errors, http.StatusUnauthorized)
+	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusUnsupportedMediaType, http.StatusServiceUnavailable)
+	if op.Method != http.MethodGet {
+		op.Errors = append(op.Errors, http.StatusRequestEntityTooLarge)
+	}
+	slices.Sort(op.Errors)
+	op.Errors = slices.Compact(op.Errors)
 	return op
 }

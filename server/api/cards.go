@@ -54,6 +54,7 @@ type Card struct {
 	Unsettled    bool            `json:"unsettled,omitempty" doc:"The state is about to be read from the card"`
 	Record       json.RawMessage `json:"record" doc:"Public keys, suites and policy that the card was registered with, as a card record without profiles"`
 	Profiles     []Profile       `json:"profiles" nullable:"false"`
+	Groups       []string        `json:"groups,omitempty" doc:"In which the guard counts the card for the operator"`
 	RegisteredAt time.Time       `json:"registered_at"`
 	UpdatedAt    time.Time       `json:"updated_at"`
 }
@@ -75,7 +76,7 @@ type Profile struct {
 func cardOf(c *store.Card) Card {
 	out := Card{
 		EID: c.EID.String(), EventCounter: c.EventCounter, Unsettled: c.Unsettled, Record: c.PublicKeys,
-		Profiles: []Profile{}, RegisteredAt: c.RegisteredAt, UpdatedAt: c.UpdatedAt,
+		Profiles: []Profile{}, Groups: c.Groups, RegisteredAt: c.RegisteredAt, UpdatedAt: c.UpdatedAt,
 	}
 	for _, p := range c.Profiles {
 		out.Profiles = append(out.Profiles, Profile{
@@ -115,7 +116,7 @@ func located(err error, where string) error {
 }
 
 func (a *API) registerCards() {
-	huma.Register(a.huma, secured(huma.Operation{
+	huma.Register(a.huma, secured(administers, huma.Operation{
 		OperationID: "register-card", Method: http.MethodPost, Path: "/v1/cards", DefaultStatus: http.StatusCreated,
 		Summary: "Register a card",
 		Description: "The operator must own one of the card's profiles. Each operator that acts on a card registers it, and so vouches for its keys: " +
@@ -137,7 +138,7 @@ func (a *API) registerCards() {
 		return &registeredReply{status, cardOf(c)}, nil
 	})
 
-	huma.Register(a.huma, secured(huma.Operation{
+	huma.Register(a.huma, secured(reads, huma.Operation{
 		OperationID: "list-cards", Method: http.MethodGet, Path: "/v1/cards",
 		Summary: "List the cards that the operator registered and owns a profile in", Errors: []int{http.StatusBadRequest},
 	}), func(ctx context.Context, in *struct {
@@ -158,12 +159,12 @@ func (a *API) registerCards() {
 		return &struct{ Body CardList }{out}, nil
 	})
 
-	huma.Register(a.huma, secured(huma.Operation{
+	huma.Register(a.huma, secured(reads, huma.Operation{
 		OperationID: "get-card", Method: http.MethodGet, Path: "/v1/cards/{eid}", Summary: "A card's record",
 		Errors: []int{http.StatusNotFound},
 	}), func(ctx context.Context, in *EIDPath) (*cardReply, error) { return a.card(ctx, in.EID) })
 
-	huma.Register(a.huma, secured(huma.Operation{
+	huma.Register(a.huma, secured(asks, huma.Operation{
 		OperationID: "refresh-card", Method: http.MethodPost, Path: "/v1/cards/{eid}/refresh",
 		Summary: "Read the card's state anew", Errors: []int{http.StatusNotFound},
 		Description: "For a card that something else changed. Where it is in no reader, or does not answer in time, the reply says unsettled, and it is read once it is there.",
@@ -179,7 +180,7 @@ func (a *API) registerCards() {
 		return &cardReply{cardOf(c)}, nil
 	})
 
-	huma.Register(a.huma, secured(huma.Operation{
+	huma.Register(a.huma, secured(administers, huma.Operation{
 		OperationID: "set-policy", Method: http.MethodPatch, Path: "/v1/cards/{eid}/profiles/{iccid}",
 		Summary: "Set POL2 of a profile that the operator owns", Errors: []int{http.StatusBadRequest, http.StatusNotFound},
 	}), func(ctx context.Context, in *struct {

@@ -19,26 +19,33 @@ type DeactivationRequest struct {
 	EID            string `json:"eid" minLength:"32" maxLength:"32" pattern:"^[0-9]{32}$" doc:"EID, 32 digits"`
 	ICCID          string `json:"iccid,omitempty" minLength:"18" maxLength:"20" pattern:"^[0-9A-Ea-e]+$" doc:"The profile; left out: the one that is recorded as enabled"`
 	Reason         int    `json:"reason,omitempty" minimum:"0" maximum:"255" doc:"Goes to the card as it is; 0 is none"`
-	TimeoutSeconds int    `json:"timeout_seconds,omitempty" minimum:"1" maximum:"604800" doc:"Ends what was not sent to the card by then; 600 if left out"`
+	TimeoutSeconds int    `json:"timeout_seconds,omitempty" minimum:"1" maximum:"604800" doc:"Ends what was not sent to the card by then, counted from when it is let in; 600 if left out"`
+	// LeaveUnconnected says that the asker knows that no profile may stay enabled.
+	LeaveUnconnected bool `json:"leave_unconnected,omitempty" doc:"The card may be left without a working profile"`
 }
 
 // Deactivation is a request's record.
 type Deactivation struct {
-	ID         string     `json:"id" doc:"Also the request id that the card signs"`
-	EID        string     `json:"eid"`
-	ICCID      string     `json:"iccid,omitempty"`
-	MCCMNC     string     `json:"mccmnc"`
-	Reason     int        `json:"reason"`
-	State      string     `json:"state" enum:"accepted,waiting,authenticating,sending,done,refused,failed,expired,unknown"`
-	Finished   bool       `json:"finished" doc:"Nothing more will happen"`
-	Deadline   time.Time  `json:"deadline"`
-	CreatedAt  time.Time  `json:"created_at"`
-	UpdatedAt  time.Time  `json:"updated_at"`
-	SentAt     *time.Time `json:"sent_at,omitempty" doc:"From here on a command may be on its way: the deadline ends nothing any more"`
-	FinishedAt *time.Time `json:"finished_at,omitempty"`
-	Detail     string     `json:"detail,omitempty"`
-	Refusal    *Refusal   `json:"refusal,omitempty" doc:"Of a management rule: no card was touched"`
-	Answer     *Answer    `json:"answer,omitempty" doc:"Of the card, verified by the server"`
+	ID               string     `json:"id" doc:"Also the request id that the card signs"`
+	EID              string     `json:"eid"`
+	ICCID            string     `json:"iccid,omitempty"`
+	MCCMNC           string     `json:"mccmnc"`
+	Reason           int        `json:"reason"`
+	LeaveUnconnected bool       `json:"leave_unconnected,omitempty" doc:"The card may be left without a working profile"`
+	User             string     `json:"user" doc:"Who asked"`
+	State            string     `json:"state" enum:"accepted,held,waiting,authenticating,sending,done,refused,failed,expired,cancelled,unknown"`
+	Finished         bool       `json:"finished" doc:"Nothing more will happen"`
+	Deadline         time.Time  `json:"deadline" doc:"Of the approval, while it is held; then of sending"`
+	HeldWhy          string     `json:"held_why,omitempty" doc:"What it waits, or waited, for"`
+	ApprovedBy       string     `json:"approved_by,omitempty" doc:"The second user"`
+	ApprovedAt       *time.Time `json:"approved_at,omitempty"`
+	CreatedAt        time.Time  `json:"created_at"`
+	UpdatedAt        time.Time  `json:"updated_at"`
+	SentAt           *time.Time `json:"sent_at,omitempty" doc:"From here on a command may be on its way: the deadline ends nothing any more"`
+	FinishedAt       *time.Time `json:"finished_at,omitempty"`
+	Detail           string     `json:"detail,omitempty"`
+	Refusal          *Refusal   `json:"refusal,omitempty" doc:"Of a management rule, or of a second user (four-eyes): no card was touched"`
+	Answer           *Answer    `json:"answer,omitempty" doc:"Of the card, verified by the server"`
 }
 
 // Refusal is a management rule's.
@@ -61,11 +68,24 @@ type Answer struct {
 	Receipt      string `json:"receipt" doc:"Hexadecimal"`
 }
 
-func deactivationOf(r store.Request) Deactivation {
+// deactivationOf is the record of a request, with its users by name.
+func (a *API) deactivationOf(ctx context.Context, r store.Request) (Deactivation, error) {
+	asked, err := a.server.User(ctx, r.UserID)
+	if err != nil {
+		return Deactivation{}, err
+	}
 	d := Deactivation{
 		ID: r.ID.String(), EID: r.EID.String(), MCCMNC: r.MCCMNC.String(), Reason: int(r.Reason), State: string(r.State),
 		Finished: r.FinishedAt != nil, Deadline: r.Deadline, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
 		SentAt: r.SentAt, FinishedAt: r.FinishedAt, Detail: r.Detail,
+		LeaveUnconnected: r.LeaveUnconnected, User: asked.User.Name, HeldWhy: r.HeldWhy, ApprovedAt: r.ApprovedAt,
+	}
+	if r.ApprovedBy != 0 {
+		approved, err := a.server.User(ctx, r.ApprovedBy)
+		if err != nil {
+			return Deactivation{}, err
+		}
+		d.ApprovedBy = approved.User.Name
 	}
 	if r.ICCID != nil {
 		d.ICCID = r.ICCID.String()
@@ -79,7 +99,18 @@ func deactivationOf(r store.Request) Deactivation {
 			Command: hex.EncodeToString(a.Command), Response: hex.EncodeToString(a.Response), Receipt: hex.EncodeToString(a.Receipt),
 		}
 	}
-	return d
+	return d, nil
+}
+
+type recordReply struct{ Body Deactivation }
+
+// record is the reply with a request's record.
+func (a *API) record(ctx context.Context, r store.Request) (*recordReply, error) {
+	d, err := a.deactivationOf(ctx, r)
+	if err != nil {
+		return nil, a.problem(ctx, err)
+	}
+	return &recordReply{d}, nil
 }
 
 // DeactivationList is a page of requests, newest first.
@@ -121,28 +152,39 @@ type deactivationReply struct {
 }
 
 func (a *API) registerDeactivations() {
-	huma.Register(a.huma, secured(huma.Operation{
+	huma.Register(a.huma, secured(asks, huma.Operation{
 		OperationID: "deactivate", Method: http.MethodPost, Path: "/v1/deactivations", DefaultStatus: http.StatusAccepted,
 		Summary: "Ask that a profile is deactivated",
 		Description: "The management rules are held against the request at once, and again before the card is touched. " +
-			"What they refuse is answered with an error report and recorded. What they let in is carried out when the card is there.",
+			"What they refuse is answered with an error report and recorded. What they let in is carried out when the card is there. " +
+			"What is beyond a budget of the mass-deactivation guard, or of a critical group, is held until a second user approves it; " +
+			"beyond the ceiling the breaker trips, and everything is refused (409) until the server's administrator resets it.",
 		Errors: []int{http.StatusBadRequest, http.StatusNotFound, http.StatusConflict},
 	}), a.deactivate)
 
-	huma.Register(a.huma, secured(huma.Operation{
+	huma.Register(a.huma, secured(reads, huma.Operation{
 		OperationID: "list-deactivations", Method: http.MethodGet, Path: "/v1/deactivations", Summary: "The operator's requests, newest first",
 		Errors: []int{http.StatusBadRequest},
 	}), func(ctx context.Context, in *struct {
-		Before int64 `query:"before" minimum:"1" doc:"Requests before this one"`
-		Limit  int   `query:"limit" minimum:"1" maximum:"100" default:"50"`
+		State  string `query:"state" enum:"held" doc:"Only those that wait for an approval"`
+		Before int64  `query:"before" minimum:"1" doc:"Requests before this one"`
+		Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"50"`
 	}) (*struct{ Body DeactivationList }, error) {
-		list, err := a.server.Requests(ctx, operator(ctx), in.Before, in.Limit)
+		read := a.server.Requests
+		if in.State != "" {
+			read = a.server.Held
+		}
+		list, err := read(ctx, operator(ctx), in.Before, in.Limit)
 		if err != nil {
 			return nil, a.problem(ctx, err)
 		}
 		out := DeactivationList{Deactivations: []Deactivation{}}
 		for _, r := range list {
-			out.Deactivations = append(out.Deactivations, deactivationOf(r))
+			d, err := a.deactivationOf(ctx, r)
+			if err != nil {
+				return nil, a.problem(ctx, err)
+			}
+			out.Deactivations = append(out.Deactivations, d)
 		}
 		if len(list) == in.Limit {
 			out.Next = list[len(list)-1].Seq
@@ -150,10 +192,10 @@ func (a *API) registerDeactivations() {
 		return &struct{ Body DeactivationList }{out}, nil
 	})
 
-	huma.Register(a.huma, secured(huma.Operation{
+	huma.Register(a.huma, secured(reads, huma.Operation{
 		OperationID: "get-deactivation", Method: http.MethodGet, Path: "/v1/deactivations/{id}", Summary: "A request's record",
 		Errors: []int{http.StatusNotFound},
-	}), func(ctx context.Context, in *RequestPath) (*struct{ Body Deactivation }, error) {
+	}), func(ctx context.Context, in *RequestPath) (*recordReply, error) {
 		request, err := in.parse()
 		if err != nil {
 			return nil, err
@@ -162,10 +204,10 @@ func (a *API) registerDeactivations() {
 		if err != nil {
 			return nil, a.problem(ctx, err)
 		}
-		return &struct{ Body Deactivation }{deactivationOf(r)}, nil
+		return a.record(ctx, r)
 	})
 
-	huma.Register(a.huma, secured(huma.Operation{
+	huma.Register(a.huma, secured(reads, huma.Operation{
 		OperationID: "list-steps", Method: http.MethodGet, Path: "/v1/deactivations/{id}/events", Summary: "What happened to a request",
 		Description: "With wait_seconds the answer comes when there is a step to tell of, or the request is finished, or the time is over.",
 		Errors:      []int{http.StatusBadRequest, http.StatusNotFound},
@@ -195,7 +237,10 @@ func (a *API) deactivate(ctx context.Context, in *struct {
 	Key  string `header:"Idempotency-Key" maxLength:"255" pattern:"^[!-~]*$" doc:"The same key with the same body gives the same request"`
 	Body DeactivationRequest
 }) (*deactivationReply, error) {
-	d := server.Deactivation{Reason: byte(in.Body.Reason), Timeout: time.Duration(in.Body.TimeoutSeconds) * time.Second, Key: in.Key}
+	d := server.Deactivation{
+		Reason: byte(in.Body.Reason), LeaveUnconnected: in.Body.LeaveUnconnected,
+		Timeout: time.Duration(in.Body.TimeoutSeconds) * time.Second, Key: in.Key,
+	}
 	var err error
 	if d.EID, err = id.ParseEID(in.Body.EID); err != nil {
 		return nil, located(err, "body.eid")
@@ -214,7 +259,11 @@ func (a *API) deactivate(ctx context.Context, in *struct {
 	if r.Refusal != nil {
 		return nil, refused(r)
 	}
-	out := &deactivationReply{Location: "/v1/deactivations/" + r.ID.String(), Body: deactivationOf(r)}
+	body, err := a.deactivationOf(ctx, r)
+	if err != nil {
+		return nil, a.problem(ctx, err)
+	}
+	out := &deactivationReply{Location: "/v1/deactivations/" + r.ID.String(), Body: body}
 	if replayed {
 		out.Replayed = "true"
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -22,6 +23,7 @@ type Problem struct {
 	ReasonCode  string `json:"reason_code,omitempty" example:"3.8" doc:"GSMA reason code"`
 	Rule        string `json:"rule,omitempty" example:"pol2-disable-allowed" doc:"The management rule that refuses"`
 	RequestID   string `json:"request_id,omitempty" doc:"The request under which the refusal is recorded"`
+	State       string `json:"state,omitempty" example:"done" doc:"Of the request, where it stands in the way"`
 }
 
 func newProblem(status int, detail string) *Problem {
@@ -36,7 +38,12 @@ func (p *Problem) coded(subject, reason string) *Problem {
 // problem maps an error to a reply. What is not mapped is "internal": its
 // details are in the log alone.
 func (a *API) problem(ctx context.Context, err error) *Problem {
+	var conflict *store.Conflict
 	switch {
+	case errors.As(err, &conflict):
+		return conflicting(conflict)
+	case errors.Is(err, store.ErrTooMany):
+		return newProblem(http.StatusConflict, strings.TrimPrefix(err.Error(), store.ErrTooMany.Error()+": "))
 	case errors.Is(err, server.ErrUnauthenticated):
 		return newProblem(http.StatusUnauthorized, "a valid bearer token is needed: Authorization: Bearer <token>")
 	case errors.Is(err, server.ErrForbidden):
@@ -56,6 +63,19 @@ func (a *API) problem(ctx context.Context, err error) *Problem {
 	}
 	a.log.Error("internal error", "error", err)
 	return newProblem(http.StatusInternalServerError, "internal error; the server's log has the details")
+}
+
+// conflicting is the error report on a user's step on a request.
+func conflicting(c *store.Conflict) *Problem {
+	p := newProblem(http.StatusConflict, c.Text)
+	p.State = string(c.State)
+	switch c.Kind {
+	case store.ErrFourEyes:
+		p.Status, p.Title, p.Rule = http.StatusForbidden, http.StatusText(http.StatusForbidden), server.FourEyes
+	case store.ErrTripped:
+		p.coded("8.2.3", "3.8").Rule = server.MassDeactivation
+	}
+	return p
 }
 
 // cardProblem is problem for what is about one card.

@@ -36,7 +36,7 @@ func (a *API) registerOperations() {
 		return &struct{ Body Health }{Health{Status: "ok"}}, nil
 	})
 
-	huma.Register(a.huma, secured(huma.Operation{
+	huma.Register(a.huma, secured(reads, huma.Operation{
 		OperationID: "list-readers", Method: http.MethodGet, Path: "/v1/readers", Summary: "The readers and what is in them",
 		Errors: []int{http.StatusBadRequest},
 	}), func(ctx context.Context, _ *struct{}) (*struct{ Body ReaderList }, error) {

@@ -100,8 +100,11 @@ func Send(scopes []Scope, limits []Limits, epoch int64, approved bool, now time.
 	return Decision{}
 }
 
-func tripped(op *Scope) Decision {
-	return Decision{Tripped, "the operator's breaker has tripped (" + op.TrippedWhy + "); the server's administrator resets it"}
+func tripped(op *Scope) Decision { return Decision{Tripped, Tripping(op.TrippedWhy)} }
+
+// Tripping says in words that a breaker has tripped, why, and what to do.
+func Tripping(why string) string {
+	return "the operator's breaker has tripped (" + why + "); the server's administrator resets it (cardbridge guard reset)"
 }
 
 func over(s *Scope, l Limits, window time.Duration) Decision {

@@ -4,29 +4,38 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server/guard"
 )
 
 // Errors of approvals.
 var (
-	// ErrFourEyes says that a user approves what it asked for itself.
-	ErrFourEyes = errors.New("store: whoever asked cannot approve; a second user must")
+	// ErrFourEyes says that a user approves or rejects what it asked for itself.
+	ErrFourEyes = errors.New("store: whoever asked cannot judge it")
 	// ErrTripped says that the operator's breaker has tripped.
 	ErrTripped = errors.New("store: the operator's breaker has tripped")
 )
+
+// Conflict says why a user's step on a request cannot be taken as things stand.
+// It matches ErrState, ErrFourEyes or ErrTripped. Nothing was changed.
+type Conflict struct {
+	Kind  error
+	State State  // of the request
+	Text  string // in words, for the user
+}
+
+func (c *Conflict) Error() string { return c.Text }
+
+// Unwrap gives the kind.
+func (c *Conflict) Unwrap() error { return c.Kind }
 
 // Approve lets a request in that waits for it, in the name of a second user of
 // its operator. The error matches ErrNotFound where it is another operator's,
 // ErrFourEyes, ErrTripped, or ErrState where it does not wait, or not any more.
 func (s *Store) Approve(ctx context.Context, op Operator, request id.RequestID) (Request, error) {
 	return s.judge(ctx, "approve", op, request, func(tx *tx, r *Request) error {
-		if r.UserID == op.User.ID {
-			return ErrFourEyes
-		}
-		if !r.Deadline.After(tx.now) {
-			return fmt.Errorf("%w: the approval comes too late, it was wanted by %s", ErrState, r.Deadline.UTC().Format("2006-01-02 15:04:05 MST"))
-		}
 		card, _, err := readCard(tx, r.EID, r.Operator, "")
 		if err != nil {
 			return err
@@ -36,7 +45,7 @@ func (s *Store) Approve(ctx context.Context, op Operator, request id.RequestID) 
 			return err
 		}
 		if scopes[0].TrippedAt != nil {
-			return fmt.Errorf("%w: %s", ErrTripped, scopes[0].TrippedWhy)
+			return &Conflict{ErrTripped, r.State, guard.Tripping(scopes[0].TrippedWhy)}
 		}
 		r.Epoch, r.scopes = scopes[0].Epoch, scopesOf(scopes)
 		if err := tx.place(scopes, r, 1); err != nil {
@@ -58,9 +67,6 @@ func (s *Store) Approve(ctx context.Context, op Operator, request id.RequestID) 
 // operator: the no of the second user. The errors are those of Approve.
 func (s *Store) Reject(ctx context.Context, op Operator, request id.RequestID, refusal Refusal) (Request, error) {
 	return s.judge(ctx, "reject", op, request, func(tx *tx, r *Request) error {
-		if r.UserID == op.User.ID {
-			return ErrFourEyes
-		}
 		step := Event{Kind: string(Refused), Operator: op.ID, Detail: refusal.detail()}
 		step.Detail["by"], step.Detail["user"] = "user", op.User.Name
 		out, err := tx.finish(nil, r, Outcome{State: Refused, Refusal: &refusal, Steps: []Event{step}})
@@ -75,8 +81,13 @@ func (s *Store) judge(ctx context.Context, name string, op Operator, request id.
 		if r, err = tx.ownRequest(op, request); err != nil {
 			return err
 		}
-		if r.State != Held {
-			return fmt.Errorf("%w: it is %s and waits for no approval", ErrState, r.State)
+		switch {
+		case r.State != Held:
+			return &Conflict{ErrState, r.State, fmt.Sprintf("the request is %s and waits for no approval", r.State)}
+		case r.UserID == op.User.ID:
+			return &Conflict{ErrFourEyes, r.State, "whoever asked cannot approve or reject it, a second user must; you can cancel it"}
+		case !r.Deadline.After(tx.now):
+			return &Conflict{ErrState, r.State, "too late: the approval was wanted by " + r.Deadline.UTC().Format(time.RFC3339)}
 		}
 		return do(tx, &r)
 	})
@@ -92,7 +103,7 @@ func (s *Store) Cancel(ctx context.Context, op Operator, request id.RequestID) (
 			return err
 		}
 		if r.FinishedAt != nil || r.SentAt != nil {
-			return fmt.Errorf("%w: it is %s and cannot be cancelled any more", ErrState, r.State)
+			return &Conflict{ErrState, r.State, fmt.Sprintf("the request is %s and cannot be cancelled any more", r.State)}
 		}
 		const detail = "cancelled before anything was sent to the card"
 		step := Event{Kind: string(Cancelled), Operator: op.ID, Detail: map[string]any{"user": op.User.Name, "was": r.State}}

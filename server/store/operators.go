@@ -33,9 +33,9 @@ type Roles uint8
 
 // The roles.
 const (
-	MayRead       Roles = 1 << iota // look at cards and requests
-	MayRequest                      // ask for deactivations, and cancel them
-	MayApprove                      // approve what others asked for
+	MayRead       Roles = 1 << iota // look at cards, requests, readers and the guard
+	MayRequest                      // ask for deactivations, cancel them, have cards read anew
+	MayApprove                      // approve or reject what others asked for
 	MayAdminister                   // register cards, set their policy and groups
 
 	AllRoles = MayRead | MayRequest | MayApprove | MayAdminister
@@ -136,6 +136,29 @@ func (t *tx) addUser(operator int64, user User, token TokenHash) (User, error) {
 // Operator is the operator of a name, without a user, or ErrNotFound.
 func (s *Store) Operator(ctx context.Context, name string) (Operator, error) {
 	return operatorNamed(reads{s, ctx}, name)
+}
+
+// Operators lists all operators with all of their users, by name: one row for
+// each user.
+func (s *Store) Operators(ctx context.Context) ([]Operator, error) {
+	return collect(reads{s, ctx}, scanOperator, operatorUsers+`ORDER BY o.name, u.id`)
+}
+
+// OperatorOf is the operator of a user, and that user, or ErrNotFound.
+func (s *Store) OperatorOf(ctx context.Context, user int64) (Operator, error) {
+	return scanOperator(reads{s, ctx}.row(operatorUsers+`WHERE u.id = ?`, user))
+}
+
+const operatorUsers = `SELECT o.id, o.name, o.mccmnc, o.created_at, u.id, u.name, u.roles FROM users u JOIN operators o ON o.id = u.operator_id `
+
+func scanOperator(row scanner) (Operator, error) {
+	var op Operator
+	var mccmnc string
+	var at int64
+	if err := row.Scan(&op.ID, &op.Name, &mccmnc, &at, &op.User.ID, &op.User.Name, &op.User.Roles); err != nil {
+		return op, found(err)
+	}
+	return op, op.fill(mccmnc, at)
 }
 
 func operatorNamed(q querier, name string) (Operator, error) {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -183,9 +184,12 @@ func (s *Store) ResetBreaker(ctx context.Context, operator string) (Operator, er
 	return op, err
 }
 
+// MaxGroups is how many card groups an operator may have.
+const MaxGroups = 256
+
 // SetCardGroups sets the groups that an operator counts a card in; none where
 // there are none. The error matches ErrNotFound where it has not registered the
-// card.
+// card, and ErrTooMany where it would have more than MaxGroups.
 func (s *Store) SetCardGroups(ctx context.Context, op Operator, eid id.EID, groups []string) error {
 	return s.write(ctx, "set groups", func(tx *tx) error {
 		var before string
@@ -195,12 +199,23 @@ func (s *Store) SetCardGroups(ctx context.Context, op Operator, eid id.EID, grou
 			return found(err)
 		}
 		was := strings.Fields(before)
-		if _, err := tx.exec(`UPDATE registrations SET card_groups = ? WHERE operator_id = ? AND eid = ?`,
-			strings.Join(groups, " "), op.ID, eid.String()); err != nil {
-			return err
+		if slices.Equal(was, groups) {
+			return nil
 		}
 		// The operator's own scope is locked first, as everywhere.
 		if _, err := tx.scopes(op.ID, nil); err != nil {
+			return err
+		}
+		var known, all int
+		if err := tx.row(`SELECT count(*) FILTER (WHERE `+s.dialect.in("card_group")+`), count(*) FROM guard_scopes WHERE operator_id = ? AND card_group <> ''`,
+			s.dialect.list(groups), op.ID).Scan(&known, &all); err != nil {
+			return fmt.Errorf("store: %w", err)
+		}
+		if all+len(groups)-known > MaxGroups {
+			return fmt.Errorf("%w: an operator has %d card groups at most", ErrTooMany, MaxGroups)
+		}
+		if _, err := tx.exec(`UPDATE registrations SET card_groups = ? WHERE operator_id = ? AND eid = ?`,
+			strings.Join(groups, " "), op.ID, eid.String()); err != nil {
 			return err
 		}
 		for _, g := range groups {

@@ -41,6 +41,8 @@ var (
 	ErrRefused = errors.New("store: refused by a rule")
 	// ErrHeld says that a request waits for an approval and was not sent.
 	ErrHeld = errors.New("store: waits for an approval")
+	// ErrTooMany says that a bound of the record would be passed.
+	ErrTooMany = errors.New("store: too many")
 	// ErrFenced says that a claim's lease has passed, or that somebody else has
 	// claimed the card since. Nothing was changed.
 	ErrFenced = errors.New("store: the claim on the card has passed")

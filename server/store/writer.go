@@ -121,7 +121,9 @@ func (s *Store) commit(c *session, batch []*writing) *session {
 		if w.err = err; err == nil || c.writes == before && !c.broken {
 			continue // an error before anything was written leaves the others alone
 		}
-		s.wrote.Store(0)
+		if c.broken {
+			s.wrote.Store(0)
+		}
 		if c.rollback() != nil {
 			c.close()
 			c = nil

@@ -1,0 +1,154 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server/guard"
+	"github.com/cardbridge/cardbridge/server/store"
+)
+
+// FourEyes is the name under which a second user's no is recorded.
+const FourEyes = "four-eyes"
+
+// Bounds of what users say.
+const (
+	maxReason     = 200 // characters
+	MaxCardGroups = 8   // of one card
+)
+
+// GroupName is what the name of a card group has to match.
+const GroupName = `^[a-z0-9][a-z0-9-]{0,31}$`
+
+var groupName = regexp.MustCompile(GroupName)
+
+// Approve lets a request in that waits for it, in the name of a second user of
+// its operator. The error matches store.ErrNotFound where it is another
+// operator's, or is a *store.Conflict.
+func (s *Server) Approve(ctx context.Context, op store.Operator, request id.RequestID) (store.Request, error) {
+	r, err := s.Store.Approve(ctx, op, request)
+	return s.moved(r, err, "request approved", op)
+}
+
+// Reject ends a request that waits for an approval, as Approve does; reason is
+// what whoever asked gets to read. The error matches ErrInvalid too.
+func (s *Server) Reject(ctx context.Context, op store.Operator, request id.RequestID, reason string) (store.Request, error) {
+	if err := checkText("a reason", reason, maxReason); err != nil {
+		return store.Request{}, err
+	}
+	r, err := s.Store.Reject(ctx, op, request, store.Refusal{
+		Rule: FourEyes, SubjectCode: "1.1", ReasonCode: "3.8", Text: fmt.Sprintf("rejected by user %q: %s", op.User.Name, reason),
+	})
+	return s.moved(r, err, "request rejected", op)
+}
+
+// Cancel ends an operator's request of which nothing was sent. The errors are
+// those of Approve.
+func (s *Server) Cancel(ctx context.Context, op store.Operator, request id.RequestID) (store.Request, error) {
+	r, err := s.Store.Cancel(ctx, op, request)
+	return s.moved(r, err, "request cancelled", op)
+}
+
+// moved tells everybody of a user's step on a request.
+func (s *Server) moved(r store.Request, err error, what string, op store.Operator) (store.Request, error) {
+	if err != nil {
+		return store.Request{}, err
+	}
+	s.Log.Info(what, "request", r.ID, "eid", r.EID, "operator", op.Name, "user", op.User.Name)
+	s.hub.publish(r.ID)
+	s.kick(r.EID, nil, false)
+	return r, nil
+}
+
+// Held lists those of an operator's requests that wait for an approval, as
+// Requests does.
+func (s *Server) Held(ctx context.Context, op store.Operator, before int64, limit int) ([]store.Request, error) {
+	return s.Store.HeldOf(ctx, op.ID, before, limit)
+}
+
+// SetCardGroups sets the groups in which the guard counts a card for an operator.
+// The error matches ErrInvalid, store.ErrTooMany, or store.ErrNotFound where the
+// operator may not see the card.
+func (s *Server) SetCardGroups(ctx context.Context, op store.Operator, eid id.EID, groups []string) (*store.Card, error) {
+	if len(groups) > MaxCardGroups {
+		return nil, fmt.Errorf("%w: %d groups, at most %d", ErrInvalid, len(groups), MaxCardGroups)
+	}
+	for i, g := range groups {
+		if !groupName.MatchString(g) {
+			return nil, fmt.Errorf("%w: group %.40q: 1 to 32 of a to z, 0 to 9 and -, not - first", ErrInvalid, g)
+		}
+		if slices.Contains(groups[:i], g) {
+			return nil, fmt.Errorf("%w: group %q comes twice", ErrInvalid, g)
+		}
+	}
+	if _, err := s.Card(ctx, op, eid); err != nil {
+		return nil, err
+	}
+	if err := s.Store.SetCardGroups(ctx, op, eid, groups); err != nil {
+		return nil, err
+	}
+	s.Log.Info("groups set", "eid", eid, "groups", groups, "operator", op.Name, "user", op.User.Name)
+	return s.Card(ctx, op, eid)
+}
+
+// GuardState is what the guard counts of an operator at a moment.
+type GuardState struct {
+	Window time.Duration
+	Scopes []ScopeState // the operator's own, then those of its card groups
+}
+
+// ScopeState is one scope: what was asked for and sent in the window that ends
+// now.
+type ScopeState struct {
+	guard.Scope
+	guard.Limits
+	Asked, Sent int64
+}
+
+// Guard is what the guard counts of an operator.
+func (s *Server) Guard(ctx context.Context, op store.Operator) (GuardState, error) {
+	scopes, err := s.Store.Guard(ctx, op.ID)
+	if err != nil {
+		return GuardState{}, err
+	}
+	set := s.Rules()
+	limits := limitsOf(set, op.MCCMNC, scopes)
+	now := s.Store.Now()
+	out := GuardState{Window: set.Window()}
+	for i, scope := range scopes {
+		asked, sent := scope.Counts.Sum(now, out.Window)
+		out.Scopes = append(out.Scopes, ScopeState{scope, limits[i], asked, sent})
+	}
+	return out, nil
+}
+
+// User is a user of any operator, by the number that requests have. What it is
+// called never changes.
+func (s *Server) User(ctx context.Context, user int64) (store.Operator, error) {
+	if op, ok := s.users.Load(user); ok {
+		return op.(store.Operator), nil
+	}
+	op, err := s.Store.OperatorOf(ctx, user)
+	if err == nil {
+		s.users.Store(user, op)
+	}
+	return op, err
+}
+
+func checkText(what, text string, most int) error {
+	if n := utf8.RuneCountInString(text); n < 1 || n > most || !utf8.ValidString(text) {
+		return fmt.Errorf("%w: %s has 1 to %d characters of UTF-8", ErrInvalid, what, most)
+	}
+	for _, r := range text {
+		if !unicode.IsPrint(r) {
+			return fmt.Errorf("%w: %s has printable characters only", ErrInvalid, what)
+		}
+	}
+	return nil
+}
