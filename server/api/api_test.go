@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -32,15 +33,31 @@ type fixture struct {
 	token   string // of operator one, network Owner
 	other   string // of operator other, network Other
 	third   string // of a network without a profile anywhere
+	doc     document
+}
+
+// document is what the tests want of the OpenAPI document.
+type document struct {
+	Paths map[string]map[string]struct {
+		OperationID string                     `json:"operationId"`
+		Description string                     `json:"description"`
+		Responses   map[string]json.RawMessage `json:"responses"`
+	} `json:"paths"`
 }
 
 func newFixture(t testing.TB) *fixture {
-	f := &fixture{TB: t, readers: servertest.NewReaders(), path: filepath.Join(t.TempDir(), "record.db")}
+	return newFixtureOn(t, filepath.Join(t.TempDir(), "record.db"), server.Config{})
+}
+
+// newFixtureOn is a fixture whose record is at path, or at a URL.
+func newFixtureOn(t testing.TB, path string, c server.Config) *fixture {
+	f := &fixture{TB: t, readers: servertest.NewReaders(), path: path}
 	var err error
-	f.store, err = store.Open(t.Context(), f.path)
+	f.store, err = store.Open(t.Context(), path)
 	require.NoError(t, err)
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	srv, err := server.New(server.Config{Store: f.store, Inventory: inventory.New(f.readers, log), Terminal: servertest.Terminal(), Log: log})
+	c.Store, c.Inventory, c.Terminal, c.Log = f.store, inventory.New(f.readers, log), servertest.Terminal(), log
+	srv, err := server.New(c)
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -51,6 +68,9 @@ func newFixture(t testing.TB) *fixture {
 		assert.NoError(t, f.store.Close())
 	})
 	f.api = api.New(srv, log)
+	own, err := f.api.OpenAPI()
+	require.NoError(t, err)
+	require.NoError(t, json.Unmarshal(own, &f.doc))
 	_, f.token, err = server.AddOperator(t.Context(), f.store, "one", servertest.Owner, "", store.AllRoles)
 	require.NoError(t, err)
 	_, f.other, err = server.AddOperator(t.Context(), f.store, "other", servertest.Other, "", store.AllRoles)
@@ -80,7 +100,22 @@ func (f *fixture) do(method, path, token, body string, header ...string) reply {
 	}
 	w := httptest.NewRecorder()
 	f.api.ServeHTTP(w, req)
+	f.documented(req, w.Code)
 	return reply{w, f.TB}
+}
+
+// documented checks that the document tells of a status that an operation
+// answered with.
+func (f *fixture) documented(req *http.Request, status int) {
+	for path, methods := range f.doc.Paths {
+		op, ok := methods[strings.ToLower(req.Method)]
+		pattern := regexp.MustCompile("^" + regexp.MustCompile(`\{[a-z]+\}`).ReplaceAllString(path, "[^/]+") + "$")
+		if ok && pattern.MatchString(req.URL.Path) {
+			if _, told := op.Responses[fmt.Sprint(status)]; !told { // no assert: fuzz targets come here too
+				f.Errorf("%s %s answers %d, and the document does not tell of that", req.Method, path, status)
+			}
+		}
+	}
 }
 
 func (r reply) into(v any) {
@@ -455,7 +490,7 @@ func TestOpenAPI(t *testing.T) {
 			}
 		}
 	}
-	assert.Len(t, ids, 11)
+	assert.Len(t, ids, 16)
 	// Every reference leads somewhere.
 	for _, part := range strings.Split(r.Body.String(), `"$ref":"`)[1:] {
 		ref, _, _ := strings.Cut(part, `"`)

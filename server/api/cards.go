@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"reflect"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -122,6 +123,10 @@ func (a *API) registerCards() {
 		Description: "The operator must own one of the card's profiles. Each operator that acts on a card registers it, and so vouches for its keys: " +
 			"with other keys, suites or policy than those on file it is refused (409). 201: registered; 200: this operator had registered it already.",
 		Errors: []int{http.StatusBadRequest, http.StatusForbidden, http.StatusConflict},
+		Responses: map[string]*huma.Response{"200": {
+			Description: "Registered by this operator already",
+			Content:     map[string]*huma.MediaType{"application/json": {Schema: a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Card](), true, "")}},
+		}},
 	}), func(ctx context.Context, in *struct{ Body CardRecord }) (*registeredReply, error) {
 		record, err := json.Marshal(in.Body)
 		if err != nil {
