@@ -26,6 +26,12 @@ import (
 	"github.com/cardbridge/cardbridge/server/store"
 )
 
+// Defaults of Config that others tell of.
+const (
+	DefaultLease    = 15 * time.Second
+	DefaultApproval = 24 * time.Hour
+)
+
 // Backoff is how long to wait between attempts: Min first, doubled each time up
 // to Max.
 type Backoff struct{ Min, Max time.Duration }
@@ -112,10 +118,10 @@ func New(c Config) (*Server, error) {
 		c.Settle = 5 * time.Second
 	}
 	if c.Lease <= 0 {
-		c.Lease = 15 * time.Second
+		c.Lease = DefaultLease
 	}
 	if c.Approval <= 0 {
-		c.Approval = 24 * time.Hour
+		c.Approval = DefaultApproval
 	}
 	if c.Poll <= 0 {
 		c.Poll = 200 * time.Millisecond

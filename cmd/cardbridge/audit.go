@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,9 +28,10 @@ type eventJSON struct {
 }
 
 func newAuditCmd() *cobra.Command {
-	var data, eidText, requestText string
+	var where recordFlags
+	var eidText, requestText string
 	cmd := &cobra.Command{
-		Use:   "audit --data DIR [--eid EID] [--request ID]",
+		Use:   "audit {--data DIR | --store URL} [--eid EID] [--request ID]",
 		Short: "Print a server's audit trail",
 		Long: `Prints the audit trail of a server's record, oldest first: everything that
 happened to operators, cards and requests, with what operators are not told.
@@ -56,10 +55,7 @@ meanwhile.`,
 				}
 				request = &r
 			}
-			if _, err := os.Stat(filepath.Join(data, recordFile)); err != nil {
-				return err // and no new record
-			}
-			records, err := openRecord(cmd.Context(), data)
+			records, err := where.open(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -85,17 +81,13 @@ meanwhile.`,
 			}
 		},
 	}
+	where.addFlags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&data, "data", "", "the server's data directory")
 	f.StringVar(&eidText, "eid", "", "only what concerns this card")
 	f.StringVar(&requestText, "request", "", "only what concerns this request, by its id")
 	addJSONFlag(cmd)
-	_ = cmd.MarkFlagRequired("data")
 	return cmd
 }
-
-// recordFile is the record in a data directory.
-const recordFile = "record.db"
 
 // event prints one event of the audit trail on one line.
 func (p *printer) event(e store.Event) error {

@@ -32,7 +32,7 @@ func newCardCmd() *cobra.Command {
 		newCardRegisterCmd(),
 		newCardShowCmd(),
 		newCardRefreshCmd(),
-		newCardPolicyCmd(),
+		newCardPolicyCmd(), newCardGroupsCmd(),
 	)
 	return cmd
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -33,6 +34,7 @@ type asking struct {
 	eid, iccid string
 	reason     uint8
 	timeout    time.Duration
+	unconnect  bool
 	wait       bool
 	record     string
 	key        string
@@ -48,8 +50,14 @@ happens and ends in the card's receipt, which it verifies itself: under the keys
 that the server has for the card, or, with --card, under those of your own card
 record.
 
-Exit status: 0 done (without --wait: accepted), 2 refused by a management rule,
-3 refused by the card, 4 outcome unknown, 1 anything else.`,
+A request beyond the guard's budget, or for a card of a critical group, is held:
+it waits for another user's approval (cardbridge approve), which --wait waits for
+too, until the server's deadline for it. Interrupt it as you like, the request
+stays.
+
+Exit status: 0 done (without --wait: accepted), 2 refused by a management rule or
+rejected by a second user, 3 refused by the card, 4 outcome unknown, 5 held for an
+approval, nothing was sent; 1 anything else.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.run(cmd.Context(), newPrinter(cmd)) },
 	}
@@ -59,6 +67,7 @@ Exit status: 0 done (without --wait: accepted), 2 refused by a management rule,
 	f.StringVar(&a.iccid, "iccid", "", "the profile's ICCID (default: the one that is recorded as enabled)")
 	f.Uint8Var(&a.reason, "reason", 0, "reason, 0 to 255, as it goes to the card")
 	f.DurationVar(&a.timeout, "timeout", server.DefaultTimeout, "ends the request if nothing was sent to the card by then")
+	f.BoolVar(&a.unconnect, "leave-unconnected", false, "the card may be left without a working profile")
 	f.BoolVar(&a.wait, "wait", false, "wait for the end and tell each step")
 	f.StringVar(&a.record, "card", "", "verify the receipt under the keys of this card record file")
 	f.StringVar(&a.key, "idempotency-key", "", "the same key gives the same request (default: a new one)")
@@ -73,8 +82,10 @@ type deactivateJSON struct {
 	EID             string  `json:"eid"`
 	ICCID           string  `json:"iccid,omitempty"`
 	State           string  `json:"state,omitempty"`
+	HeldWhy         string  `json:"held_why,omitempty"`
+	ApprovedBy      string  `json:"approved_by,omitempty"`
 	Outcome         string  `json:"outcome,omitempty"`
-	RefusedBy       string  `json:"refused_by,omitempty"` // rule, card
+	RefusedBy       string  `json:"refused_by,omitempty"` // rule, user, card
 	Rule            string  `json:"rule,omitempty"`
 	SubjectCode     string  `json:"subject_code,omitempty"`
 	ReasonCode      string  `json:"reason_code,omitempty"`
@@ -89,7 +100,7 @@ type deactivateJSON struct {
 }
 
 func (a *asking) run(ctx context.Context, p *printer) error {
-	in := api.DeactivationRequest{ICCID: a.iccid, Reason: int(a.reason), TimeoutSeconds: int((a.timeout + time.Second - 1) / time.Second)}
+	in := api.DeactivationRequest{ICCID: a.iccid, Reason: int(a.reason), LeaveUnconnected: a.unconnect, TimeoutSeconds: int((a.timeout + time.Second - 1) / time.Second)}
 	eid, err := id.ParseEID(a.eid)
 	if err != nil {
 		return err
@@ -129,11 +140,10 @@ func (a *asking) run(ctx context.Context, p *printer) error {
 	}
 	if !a.wait {
 		res := deactivateJSON{RequestID: d.ID, EID: d.EID, ICCID: d.ICCID, State: d.State}
-		if p.json {
-			return p.object(res)
+		if d.State == "held" {
+			return p.held(res, d)
 		}
-		p.deactivation(res)
-		return nil
+		return p.ended(res, "")
 	}
 	p.step("request %s", d.ID)
 	ended, err := a.follow(ctx, p, c, d)
@@ -143,18 +153,31 @@ func (a *asking) run(ctx context.Context, p *printer) error {
 // follow tells the steps of a request until it is finished, or the time for it
 // is over; the error says that its end was not seen.
 func (a *asking) follow(ctx context.Context, p *printer, c *client, d api.Deactivation) (api.Deactivation, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.timeout+waitGrace)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	over := time.AfterFunc(a.timeout+waitGrace, func() { cancel(context.DeadlineExceeded) })
+	defer cancel(nil)
+	defer over.Stop()
 	path := "/v1/deactivations/" + d.ID
 	for after, finished := int64(0), false; !finished; {
 		var steps api.Steps
 		if err := c.insist(ctx, http.MethodGet, fmt.Sprintf("%s/events?after=%d&wait_seconds=%d", path, after, pollSeconds), nil, nil, &steps, untilDone); err != nil {
-			return d, err
+			return d, cmp.Or(context.Cause(ctx), err)
 		}
 		for _, s := range steps.Steps {
 			p.step("%s", describe(s))
-			if s.Step == "sending" || s.Step == "unknown" {
+			switch s.Step {
+			case "sending", "unknown":
 				d.SentAt = &s.At
+			case "held":
+				d.HeldWhy = fmt.Sprint(s.Detail["text"])
+				// By the server's clock alone.
+				if until, err := time.Parse(time.RFC3339, fmt.Sprint(s.Detail["until"])); err == nil {
+					d.Deadline = until
+					over.Reset(until.Sub(s.At) + waitGrace)
+				}
+				p.step("%s", approvalOf(d))
+			case "approved":
+				over.Reset(a.timeout + waitGrace)
 			}
 		}
 		d.State = steps.State
@@ -162,12 +185,17 @@ func (a *asking) follow(ctx context.Context, p *printer, c *client, d api.Deacti
 	}
 	var end api.Deactivation
 	if err := c.insist(ctx, http.MethodGet, path, nil, nil, &end, untilDone); err != nil {
-		return d, err
+		return d, cmp.Or(context.Cause(ctx), err)
 	}
 	if end.ID != d.ID {
 		return d, errors.New("the server tells of another request")
 	}
 	return end, nil
+}
+
+// approvalOf says what a request waits for that is held.
+func approvalOf(d api.Deactivation) string {
+	return fmt.Sprintf("it waits for another user, with the role approve, until %s: cardbridge approve %s", when(d.Deadline), d.ID)
 }
 
 // describe says a step in words.
@@ -193,6 +221,8 @@ func describe(s api.Step) string {
 		if get("again") != "" {
 			text += ", the same command again"
 		}
+	case "approved", "cancelled":
+		text = "by user " + printable(get("user"))
 	}
 	return fmt.Sprintf("%s  %-14s %s", at, s.Step, text)
 }
@@ -201,7 +231,9 @@ func describe(s api.Step) string {
 // the server says the card did is believed with a receipt for it alone: without
 // one the outcome is unknown, whatever the server calls it.
 func (a *asking) report(ctx context.Context, p *printer, c *client, d api.Deactivation, cause error) error {
-	res := deactivateJSON{RequestID: d.ID, EID: d.EID, ICCID: d.ICCID, State: d.State, Detail: d.Detail, Outcome: d.State}
+	res := deactivateJSON{
+		RequestID: d.ID, EID: d.EID, ICCID: d.ICCID, State: d.State, Detail: d.Detail, Outcome: d.State, HeldWhy: d.HeldWhy, ApprovedBy: d.ApprovedBy,
+	}
 	if d.Refusal != nil && d.SentAt == nil && d.Answer == nil {
 		return p.refusedByRule(res, d.Refusal.Rule, d.Refusal.SubjectCode, d.Refusal.ReasonCode, d.Refusal.Text)
 	}
@@ -232,6 +264,9 @@ func (a *asking) report(ctx context.Context, p *printer, c *client, d api.Deacti
 		if cause != nil {
 			res.Error = "the end was not seen: " + cause.Error()
 		}
+		if d.State == "held" && d.SentAt == nil {
+			return p.held(res, d)
+		}
 	case d.State == "unknown":
 		status = exitStatus(exitUnknown)
 	case d.State != "done" && d.State != "refused":
@@ -246,6 +281,12 @@ func (a *asking) report(ctx context.Context, p *printer, c *client, d api.Deacti
 		return err
 	}
 	return status
+}
+
+// held prints a request that waits for an approval, and who can give it.
+func (p *printer) held(res deactivateJSON, d api.Deactivation) error {
+	res.HeldWhy = d.HeldWhy
+	return errors.Join(p.ended(res, approvalOf(d)), exitStatus(exitHeld))
 }
 
 // ended prints how a request ended, and what to do about it.
@@ -268,6 +309,9 @@ func (p *printer) ended(res deactivateJSON, hint string) error {
 
 func (p *printer) refusedByRule(res deactivateJSON, rule, subject, reason, text string) error {
 	res.Outcome, res.RefusedBy, res.Rule, res.SubjectCode, res.ReasonCode, res.Detail = "refused", "rule", rule, subject, reason, text
+	if rule == server.FourEyes {
+		res.RefusedBy = "user"
+	}
 	if err := p.ended(res, ""); err != nil {
 		return err
 	}
@@ -283,15 +327,13 @@ func (p *printer) deactivation(res deactivateJSON) {
 	if res.RefusedBy != "" {
 		outcome += " by the " + res.RefusedBy
 	}
-	colour := map[string]string{"done": green, "refused": red, "failed": red, "expired": red}[res.Outcome]
-	if colour == "" {
-		colour = yellow
-	}
 	if outcome != "" {
-		p.field("outcome", p.paint(colour, outcome))
+		p.field("outcome", p.paint(stateColour(res.Outcome), outcome))
 	} else {
 		p.field("state", res.State)
 	}
+	p.field("held", printable(res.HeldWhy))
+	p.field("approved by", printable(res.ApprovedBy))
 	p.field("why", res.Detail)
 	if res.Rule != "" {
 		p.field("rule", fmt.Sprintf("%s (GSMA subject %s, reason %s); no command went to the card", res.Rule, res.SubjectCode, res.ReasonCode))

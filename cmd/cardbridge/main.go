@@ -24,6 +24,7 @@ const (
 	exitRuleRefused = 2 // a management rule refused; no APDU was sent
 	exitCardRefused = 3 // the card refused, and signed it
 	exitUnknown     = 4 // a command was sent and no answer to it verified
+	exitHeld        = 5 // the request waits for a second user's approval; nothing was sent
 )
 
 // exitStatus is an error that was already told to the user and ends the program
@@ -115,14 +116,16 @@ checks its management rules, server and card prove themselves to each other,
 and only then does the card disable its profile and sign what it did.
 
 The bench's side needs no server:  cardbridge reader list, card …, apdu, trace …, keys
-The server:                        cardbridge serve, operator add, rules, audit
-The operator's side:               cardbridge deactivate, card register, card policy
+The server:                        cardbridge serve, operator add, guard reset, rules, audit
+The operator's side:               cardbridge deactivate, requests, approve, guard show, card register, card policy
 
-Exit status: 0 done, 2 refused by a management rule, 3 refused by the card
-(signed), 4 outcome unknown, 1 anything else.`,
+Exit status: 0 done, 2 refused by a management rule or a second user, 3 refused
+by the card (signed), 4 outcome unknown, 5 waits for a second user's approval,
+1 anything else.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newReaderCmd(), newCardCmd(), newAPDUCmd(), newTraceCmd(), newKeysCmd(), newServeCmd(), newOperatorCmd(), newAuditCmd(), newRulesCmd(), newDeactivateCmd())
+	root.AddCommand(newRequestsCmd(), newApproveCmd(), newRejectCmd(), newCancelCmd(), newGuardCmd())
 	return root
 }

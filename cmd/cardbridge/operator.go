@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -13,82 +14,185 @@ import (
 )
 
 func newOperatorCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "operator", Short: "The operators that a server knows"}
-	cmd.AddCommand(newOperatorAddCmd())
+	cmd := &cobra.Command{
+		Use:   "operator",
+		Short: "The operators that a server knows, and their users",
+		Long: `The operators that a server knows, and their users. These commands work on the
+server's record, on its machine or wherever the database can be reached; the
+server may run meanwhile.
+
+Roles: read (cards, requests, readers, the guard), request (ask for deactivations,
+cancel them, have cards read anew), approve (approve or reject what others asked
+for), administer (register cards, set their policy and groups).`,
+	}
+	user := &cobra.Command{Use: "user", Short: "The users of an operator"}
+	user.AddCommand(newUserAddCmd())
+	cmd.AddCommand(newOperatorAddCmd(), newOperatorListCmd(), user)
 	return cmd
 }
 
-// operatorJSON is what operator add prints.
+// operatorJSON is what operator add, operator user add and operator list print.
 type operatorJSON struct {
 	Name   string `json:"name"`
 	MCCMNC string `json:"mccmnc"`
+	User   string `json:"user"`
+	Roles  string `json:"roles"`
 	Token  string `json:"token,omitempty"`
 	File   string `json:"token_file,omitempty"` // where the token is instead
 }
 
-func newOperatorAddCmd() *cobra.Command {
-	var data, mccmnc, file string
-	cmd := &cobra.Command{
-		Use:   "add --data DIR --mccmnc N [--token-file FILE] NAME",
-		Short: "Add an operator and print its token, this once",
-		Long: `Adds an operator to a server's record and prints its bearer token on standard
-output, or with --token-file writes it to a new file that its owner alone may
-read, as the commands with --token-file want it. The record keeps a hash of it
-alone, so it cannot be had again. The server may run meanwhile.
+// adding is the flags of commands that make a user and its token.
+type adding struct {
+	recordFlags
+	roles string
+	file  string
+}
 
-  cardbridge operator add --data ./data --mccmnc 46011 --token-file token "Example Mobile"`,
+func (a *adding) addFlags(cmd *cobra.Command) {
+	a.recordFlags.addFlags(cmd)
+	cmd.Flags().StringVar(&a.roles, "roles", store.AllRoles.String(), "what the user may do")
+	cmd.Flags().StringVar(&a.file, "token-file", "", "write the token to this file, which must not exist yet, and do not print it")
+	addJSONFlag(cmd)
+}
+
+func newOperatorAddCmd() *cobra.Command {
+	var a adding
+	var mccmnc, user string
+	cmd := &cobra.Command{
+		Use:   "add {--data DIR | --store URL} --mccmnc N [--user NAME] [--roles LIST] [--token-file FILE] NAME",
+		Short: "Add an operator and its first user, and print the user's token, this once",
+		Long: `Adds an operator and its first user to a server's record and prints the user's
+bearer token on standard output, or with --token-file writes it to a new file
+that its owner alone may read, as the commands with --token-file want it. The
+record keeps a hash of it alone, so it cannot be had again. The server may run
+meanwhile.
+
+  cardbridge operator add --data ./data --mccmnc 46011 --token-file token "Example Mobile"
+  cardbridge operator add --data ./data --mccmnc 46011 --user kim --roles read,request "Example Mobile"`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			network, err := id.ParseMCCMNC(mccmnc)
 			if err != nil {
 				return err
 			}
-			var tokens *os.File // before there is a token that could be lost
-			if file != "" {
-				if tokens, err = os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
-					return err
-				}
-				defer func() {
-					if tokens.Close(); err != nil {
-						_ = os.Remove(file)
-					}
-				}()
-			}
-			records, err := openRecord(cmd.Context(), data)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, records.Close()) }()
-			op, token, err := server.AddOperator(cmd.Context(), records, args[0], network, "", store.AllRoles)
-			if err != nil {
-				return err
-			}
-			p := newPrinter(cmd)
-			out := operatorJSON{Name: op.Name, MCCMNC: op.MCCMNC.String(), File: file}
-			if tokens == nil {
-				out.Token = token
-			} else if _, err := fmt.Fprintln(tokens, token); err != nil {
-				return fmt.Errorf("the operator is added and its token lost: %w", err)
-			} else if err := tokens.Sync(); err != nil {
-				return fmt.Errorf("the operator is added and its token lost: %w", err)
-			}
-			if p.json {
-				return p.object(out)
-			}
-			if tokens != nil {
-				fmt.Fprintf(p.out, "operator %q of network %s added; its token is in %s and kept nowhere else\n", op.Name, op.MCCMNC, file)
-				return nil
-			}
-			fmt.Fprintf(p.err, "operator %q of network %s added; this is its token, kept nowhere:\n", op.Name, op.MCCMNC)
-			_, err = fmt.Fprintln(p.out, token)
-			return err
+			return a.run(cmd, a.make, func(records *store.Store, roles store.Roles) (store.Operator, string, error) {
+				return server.AddOperator(cmd.Context(), records, args[0], network, user, roles)
+			})
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "", "the server's data directory")
+	a.addFlags(cmd)
 	cmd.Flags().StringVar(&mccmnc, "mccmnc", "", "the operator's network: MCC and MNC, 5 or 6 digits")
-	cmd.Flags().StringVar(&file, "token-file", "", "write the token to this file, which must not exist yet, and do not print it")
-	addJSONFlag(cmd)
-	_ = cmd.MarkFlagRequired("data")
+	cmd.Flags().StringVar(&user, "user", "default", "name of the first user")
 	_ = cmd.MarkFlagRequired("mccmnc")
+	return cmd
+}
+
+func newUserAddCmd() *cobra.Command {
+	var a adding
+	var operator string
+	cmd := &cobra.Command{
+		Use:   "add {--data DIR | --store URL} --operator NAME --roles LIST [--token-file FILE] USER",
+		Short: "Add a user to an operator and print its token, this once",
+		Long: `Adds a user to an operator, as operator add adds the first. Four eyes need two
+users, the one who asks and the one who approves:
+
+  cardbridge operator user add --data ./data --operator "Example Mobile" --roles read,approve --token-file lee.token lee`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == "" {
+				return errors.New("a user needs a name")
+			}
+			return a.run(cmd, a.open, func(records *store.Store, roles store.Roles) (store.Operator, string, error) {
+				return server.AddUser(cmd.Context(), records, operator, args[0], roles)
+			})
+		},
+	}
+	a.addFlags(cmd)
+	cmd.Flags().StringVar(&operator, "operator", "", "name of the operator")
+	_ = cmd.MarkFlagRequired("operator")
+	_ = cmd.MarkFlagRequired("roles")
+	return cmd
+}
+
+// run adds a user to a record and hands its token out.
+func (a *adding) run(cmd *cobra.Command, open func(context.Context) (*store.Store, error), add func(*store.Store, store.Roles) (store.Operator, string, error)) (err error) {
+	roles, err := store.ParseRoles(a.roles)
+	if err != nil {
+		return err
+	}
+	var tokens *os.File // before there is a token that could be lost
+	if a.file != "" {
+		if tokens, err = os.OpenFile(a.file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600); err != nil {
+			return err
+		}
+		defer func() {
+			if tokens.Close(); err != nil {
+				_ = os.Remove(a.file)
+			}
+		}()
+	}
+	records, err := open(cmd.Context())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, records.Close()) }()
+	op, token, err := add(records, roles)
+	if err != nil {
+		return err
+	}
+	p := newPrinter(cmd)
+	out := operatorJSON{Name: op.Name, MCCMNC: op.MCCMNC.String(), User: op.User.Name, Roles: op.User.Roles.String(), File: a.file}
+	if tokens == nil {
+		out.Token = token
+	} else if _, err := fmt.Fprintln(tokens, token); err != nil {
+		return fmt.Errorf("the user is added and its token lost: %w", err)
+	} else if err := tokens.Sync(); err != nil {
+		return fmt.Errorf("the user is added and its token lost: %w", err)
+	}
+	if p.json {
+		return p.object(out)
+	}
+	added := fmt.Sprintf("user %q (%s) of operator %q, network %s, added", out.User, out.Roles, out.Name, out.MCCMNC)
+	if tokens != nil {
+		fmt.Fprintf(p.out, "%s; the token is in %s and kept nowhere else\n", added, a.file)
+		return nil
+	}
+	fmt.Fprintf(p.err, "%s; this is the token, kept nowhere:\n", added)
+	_, err = fmt.Fprintln(p.out, token)
+	return err
+}
+
+func newOperatorListCmd() *cobra.Command {
+	var r recordFlags
+	cmd := &cobra.Command{
+		Use:   "list {--data DIR | --store URL}",
+		Short: "List operators, their users and what those may do",
+		Long:  "Lists operators, their users and what those may do. With --json each user is one JSON object on one line.",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return r.with(cmd.Context(), func(records *store.Store) error {
+				list, err := records.Operators(cmd.Context())
+				if err != nil {
+					return err
+				}
+				p := newPrinter(cmd)
+				var rows [][]string
+				for _, op := range list {
+					if p.json {
+						if err := p.object(operatorJSON{Name: op.Name, MCCMNC: op.MCCMNC.String(), User: op.User.Name, Roles: op.User.Roles.String()}); err != nil {
+							return err
+						}
+					}
+					rows = append(rows, []string{op.Name, op.MCCMNC.String(), op.User.Name, op.User.Roles.String()})
+				}
+				if !p.json {
+					p.table("OPERATOR|NETWORK|USER|ROLES", rows)
+				}
+				return nil
+			})
+		},
+	}
+	r.addFlags(cmd)
+	addJSONFlag(cmd)
 	return cmd
 }

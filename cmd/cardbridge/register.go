@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -56,6 +57,7 @@ func printCard(p *printer, c api.Card) error {
 	}
 	p.field("EID", c.EID)
 	p.field("event counter", fmt.Sprint(c.EventCounter))
+	p.field("groups", strings.Join(c.Groups, " "))
 	var rows [][]string
 	for _, q := range c.Profiles {
 		rows = append(rows, []string{q.ICCID, q.State, q.MCCMNC, q.Class, q.Provider, q.Name, fmt.Sprint(q.DisableAllowed)})

@@ -10,8 +10,9 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
+	"os/signal"
 	"runtime"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,15 +25,21 @@ import (
 	"github.com/cardbridge/cardbridge/server"
 	"github.com/cardbridge/cardbridge/server/api"
 	"github.com/cardbridge/cardbridge/server/inventory"
-	"github.com/cardbridge/cardbridge/server/store"
+	"github.com/cardbridge/cardbridge/server/rules"
 )
 
 // shutdownTimeout is for replies under way when the server is told to end.
 const shutdownTimeout = 15 * time.Second
 
+// maxLease bounds how long the cards of a server that died are left alone.
+const maxLease = 10 * time.Minute
+
 // serving is the flags of serve.
 type serving struct {
-	data     string
+	recordFlags
+	rules    string
+	lease    time.Duration
+	approval time.Duration
 	keyset   string
 	driver   string
 	listen   string
@@ -44,20 +51,30 @@ type serving struct {
 func newServeCmd() *cobra.Command {
 	var s serving
 	cmd := &cobra.Command{
-		Use:   "serve --data DIR --keyset FILE",
+		Use:   "serve --data DIR --keyset FILE [--store URL] [--rules FILE]",
 		Short: "Run the card management server",
 		Long: `Runs the card management server on all PC/SC readers of this machine.
 
-The record is a SQLite file in the data directory. TLS is on: the server makes
-its own key and certificate there on first start, and prints the pin that
-clients need: the SHA-256 of its public key (SPKI), which stays when the
-certificate is renewed. Once ready it prints one line with its URL and pin.
+The record is a SQLite file in the data directory, or a PostgreSQL database that
+several servers share (--store). A password in its URL is better told in the
+environment, in CARDBRIDGE_STORE, or in PostgreSQL's own ~/.pgpass. TLS is on: the
+server makes its own key and certificate in the data directory on first start,
+and prints the pin that clients need: the SHA-256 of its public key (SPKI), which
+stays when the certificate is renewed. Once ready it prints one line with its URL
+and pin.
+
+The file of management rules (docs/rules.md) is read again when it changes, and
+on SIGHUP; a bad one is told in the log, and the rules before it stay.
 
   cardbridge keys new server.json
-  cardbridge serve --data ./data --keyset server.json
-  cardbridge operator add --data ./data --mccmnc 46011 "Example Mobile"`,
+  cardbridge operator add --data ./data --mccmnc 46011 "Example Mobile"
+  cardbridge serve --data ./data --keyset server.json --rules rules.yaml
+  CARDBRIDGE_STORE=postgres://cardbridge@db.example/cardbridge cardbridge serve --data ./data --keyset server.json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if s.lease < time.Second || s.lease > maxLease || s.approval < time.Second || s.approval > server.MaxTimeout {
+				return fmt.Errorf("--lease takes 1s to %s, --approval-timeout 1s to %s", maxLease, server.MaxTimeout)
+			}
 			source, err := sourceOf(s.driver)
 			if err != nil {
 				return err
@@ -65,8 +82,12 @@ certificate is renewed. Once ready it prints one line with its URL and pin.
 			return s.run(cmd.Context(), newPrinter(cmd), source)
 		},
 	}
+	s.addFlags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&s.data, "data", "", "directory of the record and the TLS key; made if it is not there")
+	f.Lookup("data").Usage = "directory of the TLS key and the SQLite record; made if it is not there"
+	f.StringVar(&s.rules, "rules", "", "`FILE` of management rules and budgets (default: those that rules show prints)")
+	f.DurationVar(&s.lease, "lease", server.DefaultLease, "how long a claim on a card holds unrenewed, and so how long other servers wait for one that died")
+	f.DurationVar(&s.approval, "approval-timeout", server.DefaultApproval, "how long a request waits for a second user's approval")
 	f.StringVar(&s.keyset, "keyset", "", "the server's key set file, with private keys, readable by its owner alone")
 	addDriverFlag(f, &s.driver)
 	f.StringVar(&s.listen, "listen", "127.0.0.1:8443", "address to listen on")
@@ -122,13 +143,25 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 		}
 		source = tracing{source, s.traces}
 	}
-	records, err := openRecord(ctx, s.data)
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	set, err := s.watchRules(ctx, log)
+	if err != nil {
+		return err
+	}
+	where, err := s.where()
+	if err != nil {
+		return err
+	}
+	records, err := s.make(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, records.Close()) }()
+	log.Info("record opened", "store", publicStore(where), "shared", records.Shared(), "lease", s.lease, "approval_timeout", s.approval)
 	srv, err := server.New(server.Config{
 		Store: records, Inventory: inventory.New(source, log), Terminal: &card.Terminal{Keys: keys}, Log: log,
+		Rules: set, Lease: s.lease, Approval: s.approval,
 	})
 	if err != nil {
 		return err
@@ -143,8 +176,6 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 		ready.Pin = pin
 	}
 
-	ctx, end := context.WithCancel(ctx)
-	defer end()
 	engine := make(chan error, 1)
 	go func() { engine <- srv.Run(ctx); end() }()
 	served := make(chan error, 1)
@@ -178,6 +209,42 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 		err = errors.Join(err, serr)
 	}
 	return err
+}
+
+// watchRules gives the management rules of now: those of a file until ctx ends,
+// read again when it changes and on SIGHUP.
+func (s *serving) watchRules(ctx context.Context, log *slog.Logger) (func() *rules.Set, error) {
+	if s.rules == "" {
+		log.Info("management rules built in", "digest", rules.Default().Digest())
+		return rules.Default, nil
+	}
+	file, err := rules.Open(s.rules)
+	if err != nil {
+		return nil, err
+	}
+	told := func(what string) {
+		log.Info(what, "file", s.rules, "rules", len(file.Current().Rules()), "digest", file.Current().Digest())
+	}
+	told("management rules loaded")
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	go file.Watch(ctx, log)
+	go func() {
+		defer signal.Stop(hangups)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangups:
+			}
+			if err := file.Reload(); err != nil {
+				log.Error("management rules not reloaded; the ones before stay", "file", s.rules, "error", err)
+				continue
+			}
+			told("management rules reloaded")
+		}
+	}()
+	return file.Current, nil
 }
 
 // readKeySetFor loads a server's key set for a scheduler, which does the
@@ -218,15 +285,6 @@ func reachable(a net.Addr) string {
 		return a.String()
 	}
 	return net.JoinHostPort("127.0.0.1", fmt.Sprint(tcp.Port))
-}
-
-// openRecord opens the record in a data directory, and makes both if they are
-// not there.
-func openRecord(ctx context.Context, dir string) (*store.Store, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	return store.Open(ctx, filepath.Join(dir, "record.db"))
 }
 
 // checkPrivate says what is wrong with the mode of a file of private keys.

@@ -67,7 +67,7 @@ func serve(t testing.TB, args ...string) *served {
 func (s *served) start(args ...string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
-	v := serving{data: s.path("data"), keyset: s.path("server.json"), listen: "127.0.0.1:0"}
+	v := serving{recordFlags: recordFlags{data: s.path("data")}, keyset: s.path("server.json"), listen: "127.0.0.1:0"}
 	for _, a := range args {
 		switch a {
 		case "--insecure-http":
@@ -265,7 +265,7 @@ func TestClientOutlivesTheServer(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Contains(s.log.String(), "outcome=unknown") }, 10*time.Second, time.Millisecond)
 	require.NoError(t, s.stop())
 	c.Insert()
-	v := serving{data: s.path("data"), keyset: s.path("server.json"), listen: addr, insecure: true}
+	v := serving{recordFlags: recordFlags{data: s.path("data")}, keyset: s.path("server.json"), listen: addr, insecure: true}
 	ctx, cancel := context.WithCancel(context.Background())
 	second := make(chan error, 1)
 	go func() { second <- v.run(ctx, &printer{out: io.Discard, err: s.log, json: true}, s.readers) }()
@@ -301,7 +301,7 @@ func TestTwoServersOnOneRecord(t *testing.T) {
 	out, cards := &bufferOf{}, servertest.NewReaders()
 	cards.Insert("reader", servertest.Card(servertest.Image(2)), nil)
 	second := func(ctx context.Context, w io.Writer, readers *servertest.Readers) error {
-		v := serving{data: s.path("data"), keyset: s.path("server.json"), listen: "127.0.0.1:0", insecure: true}
+		v := serving{recordFlags: recordFlags{data: s.path("data")}, keyset: s.path("server.json"), listen: "127.0.0.1:0", insecure: true}
 		return v.run(ctx, &printer{out: w, err: s.log, json: true}, readers)
 	}
 	err := second(context.Background(), out, cards)
