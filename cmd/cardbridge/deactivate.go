@@ -286,7 +286,10 @@ func (a *asking) report(ctx context.Context, p *printer, c *client, d api.Deacti
 // held prints a request that waits for an approval, and who can give it.
 func (p *printer) held(res deactivateJSON, d api.Deactivation) error {
 	res.HeldWhy = d.HeldWhy
-	return errors.Join(p.ended(res, approvalOf(d)), exitStatus(exitHeld))
+	if err := p.ended(res, approvalOf(d)); err != nil {
+		return err
+	}
+	return exitStatus(exitHeld)
 }
 
 // ended prints how a request ended, and what to do about it.

@@ -18,6 +18,7 @@ import (
 	appletsim "github.com/cardbridge/cardbridge/applet-sim"
 	"github.com/cardbridge/cardbridge/applet-sim/vpcd"
 	"github.com/cardbridge/cardbridge/hwtest/rig"
+	"github.com/cardbridge/cardbridge/hwtest/rig/postgres"
 )
 
 // asProgram makes the test binary be the program.
@@ -29,7 +30,7 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	rig.Enter()
-	os.Exit(m.Run())
+	postgres.Main(m)
 }
 
 // cli runs the program to its end.

@@ -47,31 +47,41 @@ type served struct {
 	testing.TB
 	readers *servertest.Readers
 	dir     string
+	record  recordFlags
 	ready   readyJSON
 	log     *bufferOf
 	stop    func() error
 }
 
-func serve(t testing.TB, args ...string) *served {
+func serve(t testing.TB, args ...string) *served { return serveOn(t, "", args...) }
+
+// serveOn is serve on the PostgreSQL database at a URL, where there is one.
+func serveOn(t testing.TB, url string, args ...string) *served {
 	s := &served{TB: t, readers: servertest.NewReaders(), dir: t.TempDir(), log: &bufferOf{}}
+	s.record = recordFlags{data: s.path("data"), store: url}
 	s.write("server.json", servertest.KeySetFile())
-	out, _, err := s.execute(newOperatorCmd(), "add", "--data", s.path("data"), "--mccmnc", "46011", "--json", "One")
+	s.write("rules.yaml", servertest.RulesFile("{max: 3, ceiling: 7}"))
+	_, _, err := s.administer(newOperatorCmd(), "add", "--mccmnc", "46011", "--token-file", s.path("token"), "One")
 	require.NoError(t, err)
-	var op operatorJSON
-	require.NoError(t, json.Unmarshal([]byte(out), &op))
-	s.write("token", []byte(op.Token+"\n"))
 	s.start(args...)
 	return s
+}
+
+// administer runs a command on the record.
+func (s *served) administer(cmd *cobra.Command, args ...string) (stdout, stderr string, err error) {
+	return s.execute(cmd, append(args, "--data", s.record.data, "--store", s.record.store)...)
 }
 
 func (s *served) start(args ...string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
-	v := serving{recordFlags: recordFlags{data: s.path("data")}, keyset: s.path("server.json"), listen: "127.0.0.1:0"}
+	v := serving{recordFlags: s.record, keyset: s.path("server.json"), listen: "127.0.0.1:0"}
 	for _, a := range args {
 		switch a {
 		case "--insecure-http":
 			v.insecure = true
+		case "--rules":
+			v.rules = s.path("rules.yaml")
 		case "--trace":
 			v.traces = s.path("traces")
 		}
@@ -107,7 +117,12 @@ func (s *served) execute(cmd *cobra.Command, args ...string) (stdout, stderr str
 
 // ask runs a command of the operator's.
 func (s *served) ask(cmd *cobra.Command, args ...string) (stdout, stderr string, err error) {
-	args = append(args, "--server", s.ready.URL, "--token-file", s.path("token"))
+	return s.askAs("token", cmd, args...)
+}
+
+// askAs is ask with the token of another file.
+func (s *served) askAs(token string, cmd *cobra.Command, args ...string) (stdout, stderr string, err error) {
+	args = append(args, "--server", s.ready.URL, "--token-file", s.path(token))
 	if s.ready.Pin != "" {
 		args = append(args, "--pin", s.ready.Pin)
 	}

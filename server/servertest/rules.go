@@ -14,8 +14,14 @@ var Rules = sync.OnceValue(func() *rules.Set { return RulesWith("{}") })
 // RulesWith are the shipped rules with an operator's budget, as it stands in a
 // rules file.
 func RulesWith(budget string) *rules.Set {
-	text := regexp.MustCompile(`(?m)^    default: \{max.*$`).ReplaceAll(rules.DefaultYAML, []byte("    default: "+budget))
-	set, err := rules.Parse("servertest", text)
+	set, err := rules.Parse("servertest", RulesFile(budget))
 	must(err)
 	return set
 }
+
+// RulesFile is the file of RulesWith.
+func RulesFile(budget string) []byte {
+	return operatorBudget.ReplaceAll(rules.DefaultYAML, []byte("    default: "+budget))
+}
+
+var operatorBudget = regexp.MustCompile(`(?m)^    default: \{max.*$`)
