@@ -103,12 +103,12 @@ type GuardState struct {
 	Scopes []ScopeState // the operator's own, then those of its card groups
 }
 
-// ScopeState is one scope: what was asked for and sent in the window that ends
-// now.
+// ScopeState is one scope: its limits, nil where there is none, and what was asked
+// for and sent in the window that ends now.
 type ScopeState struct {
 	guard.Scope
-	guard.Limits
-	Asked, Sent int64
+	Budget, Ceiling *int64
+	Asked, Sent     int64
 }
 
 // Guard is what the guard counts of an operator.
@@ -123,9 +123,16 @@ func (s *Server) Guard(ctx context.Context, op store.Operator) (GuardState, erro
 	out := GuardState{Window: set.Window()}
 	for i, scope := range scopes {
 		asked, sent := scope.Counts.Sum(now, out.Window)
-		out.Scopes = append(out.Scopes, ScopeState{scope, limits[i], asked, sent})
+		out.Scopes = append(out.Scopes, ScopeState{scope, limit(limits[i].Max), limit(limits[i].Ceiling), asked, sent})
 	}
 	return out, nil
+}
+
+func limit(n int64) *int64 {
+	if n == guard.NoLimit {
+		return nil
+	}
+	return &n
 }
 
 // User is a user of any operator, by the number that requests have. What it is

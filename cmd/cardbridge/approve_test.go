@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -317,4 +318,27 @@ func TestUsersAreRefused(t *testing.T) {
 	assert.ErrorContains(t, err, "role request")
 	var exit exitStatus
 	assert.False(t, errors.As(err, &exit))
+}
+
+func TestMigrate(t *testing.T) {
+	s := serve(t, "--insecure-http")
+	out, _, err := s.administer(newMigrateCmd(), "--json")
+	require.NoError(t, err)
+	now := lines[migrateJSON](t, out)[0].Version
+	_, _, err = s.administer(newMigrateCmd(), "--to", "2", "--yes")
+	assert.ErrorIs(t, err, store.ErrInUse, "a server works on it")
+	require.NoError(t, s.stop())
+	for to, want := range map[string]string{"2": "--yes", "0": "goes back to", "99": "goes back to"} {
+		_, _, err = s.administer(newMigrateCmd(), "--to", to)
+		assert.ErrorContains(t, err, want)
+	}
+	out, _, err = s.administer(newMigrateCmd(), "--to", "2", "--yes")
+	require.NoError(t, err)
+	assert.Equal(t, fmt.Sprintf("the record has schema version 2, taken back from %d\n", now), out)
+	out, _, err = s.administer(newMigrateCmd())
+	require.NoError(t, err)
+	assert.Equal(t, fmt.Sprintf("the record has schema version %d\n", now), out)
+	out, _, err = s.administer(newOperatorCmd(), "list")
+	require.NoError(t, err)
+	assert.Regexp(t, "(?m)^One +46011 +default ", out)
 }

@@ -116,7 +116,7 @@ checks its management rules, server and card prove themselves to each other,
 and only then does the card disable its profile and sign what it did.
 
 The bench's side needs no server:  cardbridge reader list, card …, apdu, trace …, keys
-The server:                        cardbridge serve, operator add, guard reset, rules, audit
+The server:                        cardbridge serve, operator add, guard reset, migrate, rules, audit
 The operator's side:               cardbridge deactivate, requests, approve, guard show, card register, card policy
 
 Exit status: 0 done, 2 refused by a management rule or a second user, 3 refused
@@ -126,6 +126,6 @@ by the card (signed), 4 outcome unknown, 5 waits for a second user's approval,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newReaderCmd(), newCardCmd(), newAPDUCmd(), newTraceCmd(), newKeysCmd(), newServeCmd(), newOperatorCmd(), newAuditCmd(), newRulesCmd(), newDeactivateCmd())
-	root.AddCommand(newRequestsCmd(), newApproveCmd(), newRejectCmd(), newCancelCmd(), newGuardCmd())
+	root.AddCommand(newRequestsCmd(), newApproveCmd(), newRejectCmd(), newCancelCmd(), newGuardCmd(), newMigrateCmd())
 	return root
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/cardbridge/cardbridge/server"
-	"github.com/cardbridge/cardbridge/server/guard"
 )
 
 // Guard is what the mass-deactivation guard counts of an operator.
@@ -43,7 +42,7 @@ func guardOf(g server.GuardState) Guard {
 	out := Guard{WindowSeconds: int64(g.Window / time.Second), Groups: []Scope{}}
 	for _, s := range g.Scopes {
 		scope := Scope{
-			Group: s.Group, Fleet: s.Fleet, Budget: limit(s.Max), Ceiling: limit(s.Ceiling), Asked: s.Asked, Sent: s.Sent, Pending: s.Pending,
+			Group: s.Group, Fleet: s.Fleet, Budget: s.Budget, Ceiling: s.Ceiling, Asked: s.Asked, Sent: s.Sent, Pending: s.Pending,
 		}
 		if s.Group != "" {
 			out.Groups = append(out.Groups, scope)
@@ -52,13 +51,6 @@ func guardOf(g server.GuardState) Guard {
 		out.Operator, out.Breaker = scope, Breaker{Tripped: s.TrippedAt != nil, Since: s.TrippedAt, Why: s.TrippedWhy}
 	}
 	return out
-}
-
-func limit(n int64) *int64 {
-	if n == guard.NoLimit {
-		return nil
-	}
-	return &n
 }
 
 // CardGroups are the groups in which the guard counts a card.

@@ -152,6 +152,38 @@ func (s *Store) provider() (*goose.Provider, error) {
 	return goose.NewProvider(s.dialect.goose, s.db, dir, opts...)
 }
 
+// Version is that of the record's schema.
+func (s *Store) Version(ctx context.Context) (int64, error) {
+	p, err := s.provider()
+	if err != nil {
+		return 0, fmt.Errorf("store: %w", err)
+	}
+	version, err := p.GetDBVersion(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("store: %w", err)
+	}
+	return version, nil
+}
+
+// Downgrade takes the schema back to the version of an older program; what only
+// newer ones know is lost. No server may work on the record: for an SQLite one
+// the error matches ErrInUse where one does. The Store is to be closed then.
+func (s *Store) Downgrade(ctx context.Context, version int64) (err error) {
+	release, err := s.Own(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, release()) }()
+	p, err := s.provider()
+	if err == nil {
+		_, err = p.DownTo(ctx, version)
+	}
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
 // Close waits for writes under way and closes the record.
 func (s *Store) Close() error {
 	s.close.Do(func() { close(s.closing) })
