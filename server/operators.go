@@ -43,6 +43,23 @@ func AddUser(ctx context.Context, s *store.Store, operator, user string, roles s
 	})
 }
 
+// NewToken gives the user of a name another token, as AddOperator does, in place
+// of the one it has.
+func NewToken(ctx context.Context, s *store.Store, operator, user string) (store.Operator, string, error) {
+	token := newToken()
+	op, err := s.SetToken(ctx, operator, user, sha256.Sum256([]byte(token)))
+	if err != nil {
+		return store.Operator{}, "", err
+	}
+	return op, token, nil
+}
+
+func newToken() string {
+	var secret [32]byte
+	rand.Read(secret[:]) // never fails
+	return tokenPrefix + base64.RawURLEncoding.EncodeToString(secret[:])
+}
+
 func withToken(user string, roles store.Roles, add func(store.User, store.TokenHash) (store.Operator, error)) (store.Operator, string, error) {
 	if user == "" {
 		user = "default"
@@ -53,11 +70,7 @@ func withToken(user string, roles store.Roles, add func(store.User, store.TokenH
 	if roles == 0 {
 		return store.Operator{}, "", fmt.Errorf("%w: a user needs a role", ErrInvalid)
 	}
-	var secret [32]byte
-	if _, err := rand.Read(secret[:]); err != nil {
-		return store.Operator{}, "", fmt.Errorf("random bytes: %w", err)
-	}
-	token := tokenPrefix + base64.RawURLEncoding.EncodeToString(secret[:])
+	token := newToken()
 	op, err := add(store.User{Name: user, Roles: roles}, sha256.Sum256([]byte(token)))
 	if err != nil {
 		return store.Operator{}, "", err

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -314,10 +313,31 @@ func TestUsersAreRefused(t *testing.T) {
 		assert.ErrorContains(t, err, want)
 		assert.NoFileExists(t, s.path("none"))
 	}
-	_, _, err := s.askAs("kim", newDeactivateCmd(), "--eid", servertest.EID(1).String())
+	user := func(args ...string) (string, error) {
+		out, _, err := s.administer(newOperatorCmd(), append([]string{"user"}, args...)...)
+		return out, err
+	}
+	_, err := user("token", "--operator", "One", "--token-file", s.path("kim2"), "kim")
+	require.NoError(t, err)
+	_, _, err = s.askAs("kim", newRequestsCmd())
+	assert.ErrorContains(t, err, "token", "the one before is nobody's")
+	_, _, err = s.askAs("kim2", newRequestsCmd())
+	require.NoError(t, err)
+	_, _, err = s.askAs("kim2", newDeactivateCmd(), "--eid", servertest.EID(1).String())
 	assert.ErrorContains(t, err, "role request")
-	var exit exitStatus
-	assert.False(t, errors.As(err, &exit))
+	out, err := user("remove", "--operator", "One", "kim")
+	require.NoError(t, err)
+	assert.Contains(t, out, "removed")
+	_, _, err = s.askAs("kim2", newRequestsCmd())
+	assert.ErrorContains(t, err, "token")
+	for _, args := range [][]string{
+		{"remove", "--operator", "One", "kim"}, {"token", "--operator", "One", "kim"}, {"token", "--operator", "One", "nobody"}, {"remove", "--operator", "Two", "kim"},
+	} {
+		_, err = user(args...)
+		assert.ErrorContains(t, err, "not found", "%q", args)
+	}
+	_, err = user("add", "--operator", "One", "--roles", "read", "kim")
+	assert.ErrorContains(t, err, "exists already", "a name stays whose it was")
 }
 
 func TestMigrate(t *testing.T) {

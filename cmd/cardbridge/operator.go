@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ cancel them, have cards read anew), approve (approve or reject what others asked
 for), administer (register cards, set their policy and groups).`,
 	}
 	user := &cobra.Command{Use: "user", Short: "The users of an operator"}
-	user.AddCommand(newUserAddCmd())
+	user.AddCommand(newUserAddCmd(), newUserTokenCmd(), newUserRemoveCmd())
 	cmd.AddCommand(newOperatorAddCmd(), newOperatorListCmd(), user)
 	return cmd
 }
@@ -50,9 +51,12 @@ type adding struct {
 
 func (a *adding) addFlags(cmd *cobra.Command) {
 	a.recordFlags.addFlags(cmd)
-	cmd.Flags().StringVar(&a.roles, "roles", store.AllRoles.String(), "what the user may do")
 	cmd.Flags().StringVar(&a.file, "token-file", "", "write the token to this file, which must not exist yet, and do not print it")
 	addJSONFlag(cmd)
+}
+
+func (a *adding) addRoles(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&a.roles, "roles", store.AllRoles.String(), "what the user may do")
 }
 
 func newOperatorAddCmd() *cobra.Command {
@@ -81,6 +85,7 @@ meanwhile.
 		},
 	}
 	a.addFlags(cmd)
+	a.addRoles(cmd)
 	cmd.Flags().StringVar(&mccmnc, "mccmnc", "", "the operator's network: MCC and MNC, 5 or 6 digits")
 	cmd.Flags().StringVar(&user, "user", "default", "name of the first user")
 	_ = cmd.MarkFlagRequired("mccmnc")
@@ -108,9 +113,63 @@ users, the one who asks and the one who approves:
 		},
 	}
 	a.addFlags(cmd)
-	cmd.Flags().StringVar(&operator, "operator", "", "name of the operator")
-	_ = cmd.MarkFlagRequired("operator")
+	a.addRoles(cmd)
+	addOperatorFlag(cmd, &operator)
 	_ = cmd.MarkFlagRequired("roles")
+	return cmd
+}
+
+func addOperatorFlag(cmd *cobra.Command, operator *string) {
+	cmd.Flags().StringVar(operator, "operator", "", "name of the operator")
+	_ = cmd.MarkFlagRequired("operator")
+}
+
+func newUserTokenCmd() *cobra.Command {
+	a := adding{roles: store.AllRoles.String()} // those that the user has stay
+	var operator string
+	cmd := &cobra.Command{
+		Use:   "token {--data DIR | --store URL} --operator NAME [--token-file FILE] USER",
+		Short: "Give a user another token, in place of the one it has",
+		Long:  "Gives a user another token, and prints it, as operator user add does. The one that it had is nobody's from then on.",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.run(cmd, a.open, func(records *store.Store, _ store.Roles) (store.Operator, string, error) {
+				return server.NewToken(cmd.Context(), records, operator, args[0])
+			})
+		},
+	}
+	a.addFlags(cmd)
+	addOperatorFlag(cmd, &operator)
+	return cmd
+}
+
+func newUserRemoveCmd() *cobra.Command {
+	var where recordFlags
+	var operator string
+	cmd := &cobra.Command{
+		Use:   "remove {--data DIR | --store URL} --operator NAME USER",
+		Short: "Take its token and its roles from a user, for good",
+		Long: `Takes its token and its roles from a user, for good. What it asked for and approved
+stays, under its name, which nobody else can get.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return where.with(cmd.Context(), func(records *store.Store) error {
+				op, err := records.RemoveUser(cmd.Context(), operator, args[0])
+				if err != nil {
+					return err
+				}
+				p := newPrinter(cmd)
+				if p.json {
+					return p.object(operatorJSON{Name: op.Name, MCCMNC: op.MCCMNC.String(), User: op.User.Name})
+				}
+				_, err = fmt.Fprintf(p.out, "user %q of operator %q is removed; its token is nobody's\n", op.User.Name, op.Name)
+				return err
+			})
+		},
+	}
+	where.addFlags(cmd)
+	addOperatorFlag(cmd, &operator)
+	addJSONFlag(cmd)
 	return cmd
 }
 
@@ -145,19 +204,19 @@ func (a *adding) run(cmd *cobra.Command, open func(context.Context) (*store.Stor
 	if tokens == nil {
 		out.Token = token
 	} else if _, err := fmt.Fprintln(tokens, token); err != nil {
-		return fmt.Errorf("the user is added and its token lost: %w", err)
+		return fmt.Errorf("the token is lost, get another by operator user token: %w", err)
 	} else if err := tokens.Sync(); err != nil {
-		return fmt.Errorf("the user is added and its token lost: %w", err)
+		return fmt.Errorf("the token is lost, get another by operator user token: %w", err)
 	}
 	if p.json {
 		return p.object(out)
 	}
-	added := fmt.Sprintf("user %q (%s) of operator %q, network %s, added", out.User, out.Roles, out.Name, out.MCCMNC)
+	whose := fmt.Sprintf("user %q (%s) of operator %q, network %s", out.User, out.Roles, out.Name, out.MCCMNC)
 	if tokens != nil {
-		fmt.Fprintf(p.out, "%s; the token is in %s and kept nowhere else\n", added, a.file)
+		fmt.Fprintf(p.out, "%s: the token is in %s and kept nowhere else\n", whose, a.file)
 		return nil
 	}
-	fmt.Fprintf(p.err, "%s; this is the token, kept nowhere:\n", added)
+	fmt.Fprintf(p.err, "%s: this is the token, kept nowhere:\n", whose)
 	_, err = fmt.Fprintln(p.out, token)
 	return err
 }
@@ -183,7 +242,7 @@ func newOperatorListCmd() *cobra.Command {
 							return err
 						}
 					}
-					rows = append(rows, []string{op.Name, op.MCCMNC.String(), op.User.Name, op.User.Roles.String()})
+					rows = append(rows, []string{op.Name, op.MCCMNC.String(), op.User.Name, cmp.Or(op.User.Roles.String(), "none: removed")})
 				}
 				if !p.json {
 					p.table("OPERATOR|NETWORK|USER|ROLES", rows)

@@ -2,8 +2,10 @@ package store
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -131,6 +133,43 @@ func (t *tx) addUser(operator int64, user User, token TokenHash) (User, error) {
 		Kind: "user added", Operator: operator, Internal: true,
 		Detail: map[string]any{"user": user.ID, "name": user.Name, "roles": user.Roles.String()},
 	})
+}
+
+// SetToken gives the user of a name another token, in place of the one it has.
+// The error matches ErrNotFound where there is none, or it was removed.
+func (s *Store) SetToken(ctx context.Context, operator, user string, token TokenHash) (Operator, error) {
+	return s.changeUser(ctx, "set token", "token replaced", operator, user, func(u *User) TokenHash { return token })
+}
+
+// RemoveUser takes its roles and its token from the user of a name, for good: what
+// it did stays under the name. The error is that of SetToken.
+func (s *Store) RemoveUser(ctx context.Context, operator, user string) (Operator, error) {
+	return s.changeUser(ctx, "remove user", "user removed", operator, user, func(u *User) (nobodys TokenHash) {
+		u.Roles = 0
+		rand.Read(nobodys[:]) // never fails
+		return nobodys
+	})
+}
+
+func (s *Store) changeUser(ctx context.Context, name, kind, operator, user string, change func(*User) TokenHash) (Operator, error) {
+	var op Operator
+	err := s.write(ctx, name, func(tx *tx) (err error) {
+		op, err = scanOperator(tx.row(operatorUsers+`WHERE o.name = ? AND u.name = ? AND u.roles <> 0`+s.dialect.forUpdate("u"), operator, user))
+		if errors.Is(err, ErrNotFound) {
+			return fmt.Errorf("%w: user %q of operator %q", ErrNotFound, user, operator)
+		}
+		if err != nil {
+			return err
+		}
+		token := change(&op.User)
+		if _, err := tx.exec(`UPDATE users SET roles = ?, token_hash = ? WHERE id = ?`, int64(op.User.Roles), token[:], op.User.ID); err != nil {
+			return err
+		}
+		return tx.addEvents(Event{
+			Kind: kind, Operator: op.ID, Internal: true, Detail: map[string]any{"user": op.User.ID, "name": op.User.Name},
+		})
+	})
+	return op, err
 }
 
 // Operator is the operator of a name, without a user, or ErrNotFound.
