@@ -175,7 +175,9 @@ func (a *asking) follow(ctx context.Context, p *printer, c *client, d api.Deacti
 					d.Deadline = until
 					over.Reset(until.Sub(s.At) + waitGrace)
 				}
-				p.step("%s", approvalOf(d))
+				if steps.State == "held" {
+					p.step("%s", approvalOf(d))
+				}
 			case "approved":
 				over.Reset(a.timeout + waitGrace)
 			}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -163,12 +164,23 @@ func (f *fixture) operatorOf(d api.Deactivation) string {
 	return "one"
 }
 
-// Nobody approves in time.
+// Nobody approves in time: neither before the server has seen that, nor after.
 func TestApprovalsExpire(t *testing.T) {
 	set := servertest.RulesWith("{max: 1}")
-	f := newFixtureOn(t, filepath.Join(t.TempDir(), "record.db"), server.Config{
-		Rules: func() *rules.Set { return set }, Approval: 50 * time.Millisecond, Poll: 20 * time.Millisecond,
-	})
+	config := server.Config{Rules: func() *rules.Set { return set }, Approval: 50 * time.Millisecond, Poll: time.Hour}
+	f := newFixtureOn(t, filepath.Join(t.TempDir(), "record.db"), config)
+	f.register(1)
+	f.register(2)
+	f.ask(1, f.token)
+	unseen := f.ask(2, f.token).deactivation(http.StatusAccepted)
+	time.Sleep(time.Until(unseen.Deadline))
+	for name, body := range map[string]string{"approval": "", "rejection": `{"reason":"x"}`} {
+		p := f.refuses(http.StatusConflict, step(unseen, name), f.user("lee "+name, store.MayApprove), body)
+		assert.Contains(t, p.Detail, "too late")
+	}
+
+	config.Poll = 20 * time.Millisecond
+	f = newFixtureOn(t, filepath.Join(t.TempDir(), "record.db"), config)
 	lee := f.user("lee", store.MayApprove)
 	f.register(1)
 	f.register(2)
@@ -337,4 +349,43 @@ func TestRoles(t *testing.T) {
 	} {
 		assert.Equal(t, role, roles[id], id)
 	}
+}
+
+func FuzzSteps(f *testing.F) {
+	x := newFixture(f)
+	x.register(1)
+	path := "/v1/cards/" + servertest.EID(1).String() + "/groups"
+	f.Add([]byte(`{"groups":["critical","meters-north"]}`), "00000000-0000-4000-8000-000000000000")
+	f.Add([]byte(`{"reason":"these meters stay"}`), "{}")
+	f.Add([]byte(`{"groups":[null,"\ud800"]}`), strings.Repeat("-", 36))
+	f.Fuzz(func(t *testing.T, body []byte, request string) {
+		for _, r := range []reply{
+			x.do("PUT", path, x.token, string(body)),
+			x.do("POST", "/v1/deactivations/"+url.PathEscape(request)+"/rejection", x.token, string(body)),
+		} {
+			if r.Code >= 500 {
+				t.Fatalf("%d: %s", r.Code, r.Body)
+			}
+		}
+	})
+}
+
+// The rules know who asked also when a request is judged again, once its card is
+// there.
+func TestRulesKnowWhoAsked(t *testing.T) {
+	set, err := rules.Parse("test", append(servertest.RulesFile("{}"), `
+  - name: night-shift
+    subject_code: "1.1"
+    reason_code: "1.2"
+    require: request.user == "kim" && operator.name == "one"
+    text: only kim may
+`...))
+	require.NoError(t, err)
+	f := newFixtureOn(t, filepath.Join(t.TempDir(), "record.db"), server.Config{Rules: func() *rules.Set { return set }, Poll: 20 * time.Millisecond})
+	f.register(1)
+	assert.Equal(t, "night-shift", f.ask(1, f.token).problem(http.StatusConflict).Rule)
+	waiting := f.ask(1, f.user("kim", store.MayRequest)).deactivation(http.StatusAccepted)
+	require.Equal(t, "waiting", waiting.State)
+	f.readers.Insert("one", servertest.Card(servertest.Image(1)), nil)
+	f.until(waiting, "done")
 }
