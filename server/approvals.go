@@ -148,6 +148,17 @@ func (s *Server) User(ctx context.Context, user int64) (store.Operator, error) {
 	return op, err
 }
 
+// Users are the names of those who asked for a request and, if anybody did,
+// approved it.
+func (s *Server) Users(ctx context.Context, r store.Request) (asked, approved string, err error) {
+	op, err := s.User(ctx, r.UserID)
+	if err != nil || r.ApprovedBy == 0 {
+		return op.User.Name, "", err
+	}
+	second, err := s.User(ctx, r.ApprovedBy)
+	return op.User.Name, second.User.Name, err
+}
+
 func checkText(what, text string, most int) error {
 	if n := utf8.RuneCountInString(text); n < 1 || n > most || !utf8.ValidString(text) {
 		return fmt.Errorf("%w: %s has 1 to %d characters of UTF-8", ErrInvalid, what, most)

@@ -24,6 +24,7 @@ import (
 	"github.com/cardbridge/cardbridge/server/inventory"
 	"github.com/cardbridge/cardbridge/server/rules"
 	"github.com/cardbridge/cardbridge/server/store"
+	"github.com/cardbridge/cardbridge/server/webhook"
 )
 
 // Defaults of Config that others tell of.
@@ -64,6 +65,12 @@ type Config struct {
 	Lease time.Duration
 	// Approval is how long a request waits for an approval; 24 h.
 	Approval time.Duration
+	// Webhooks sends operators' endpoints what becomes of their requests, which
+	// Show gives as they are told of it, with the names of the users who asked and
+	// approved. nil: none are registered, and other servers
+	// send what there is to send.
+	Webhooks *webhook.Client
+	Show     func(r store.Request, asked, approved string) any
 	// Poll is how often the record is looked at for what other processes changed;
 	// 200 ms.
 	Poll time.Duration
@@ -95,6 +102,9 @@ type Server struct {
 func New(c Config) (*Server, error) {
 	if c.Store == nil || c.Inventory == nil || c.Terminal == nil || c.Log == nil {
 		return nil, errors.New("server: store, inventory, terminal and log are needed")
+	}
+	if (c.Webhooks == nil) != (c.Show == nil) {
+		return nil, errors.New("server: webhooks need to know how requests are shown")
 	}
 	if c.Rules == nil {
 		c.Rules = rules.Default
@@ -178,6 +188,9 @@ func (s *Server) Run(ctx context.Context) error {
 	loops.Go(func() { s.every(ctx, s.Poll, s.pickUp) })
 	renewing, stopRenewing := context.WithCancel(work)
 	loops.Go(func() { s.every(renewing, s.Lease/3, s.renew) })
+	if s.Webhooks != nil {
+		loops.Go(func() { s.deliver(ctx) })
+	}
 	if s.Store.Shared() {
 		loops.Go(func() { s.every(ctx, s.Poll, s.hear()) })
 	}
@@ -224,6 +237,9 @@ func (s *Server) every(ctx context.Context, d time.Duration, f func(context.Cont
 
 // Started is closed once Run owns the record and works.
 func (s *Server) Started() <-chan struct{} { return s.started }
+
+// Ending is closed once Run is told to end.
+func (s *Server) Ending() <-chan struct{} { return s.ending }
 
 func (s *Server) expire(ctx context.Context) {
 	list, err := s.Store.Expire(ctx, 256)

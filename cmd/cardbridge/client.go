@@ -106,7 +106,7 @@ func (e *problemError) Error() string {
 	return text
 }
 
-// call makes one request and decodes the reply into out. The error is a
+// call makes one request and decodes the reply into out, unless that is nil. The error is a
 // *problemError where the server reports one.
 func (c *client) call(ctx context.Context, method, path string, header map[string]string, in, out any) error {
 	var body io.Reader
@@ -150,6 +150,9 @@ func (c *client) call(ctx context.Context, method, path string, header map[strin
 			p.Status, p.Detail = res.StatusCode, fmt.Sprintf("the server answers %s, and not in the way of a cardbridge server", res.Status)
 		}
 		return p
+	}
+	if out == nil {
+		return nil
 	}
 	if err := json.Unmarshal(b, out); err != nil {
 		return fmt.Errorf("the server's reply cannot be read: %w", err)

@@ -125,7 +125,7 @@ by the card (signed), 4 outcome unknown, 5 waits for a second user's approval,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newReaderCmd(), newCardCmd(), newAPDUCmd(), newTraceCmd(), newKeysCmd(), newServeCmd(), newOperatorCmd(), newAuditCmd(), newRulesCmd(), newDeactivateCmd())
+	root.AddCommand(newReaderCmd(), newCardCmd(), newAPDUCmd(), newTraceCmd(), newKeysCmd(), newServeCmd(), newOperatorCmd(), newAuditCmd(), newRulesCmd(), newDeactivateCmd(), newWebhookCmd())
 	root.AddCommand(newRequestsCmd(), newApproveCmd(), newRejectCmd(), newCancelCmd(), newGuardCmd(), newMigrateCmd())
 	return root
 }

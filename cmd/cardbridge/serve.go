@@ -46,6 +46,7 @@ type serving struct {
 	traces   string
 	insecure bool
 	verbose  bool
+	webhooks webhookFlags
 }
 
 func newServeCmd() *cobra.Command {
@@ -93,6 +94,8 @@ on SIGHUP; a bad one is told in the log, and the rules before it stay.
 	f.StringVar(&s.listen, "listen", "127.0.0.1:8443", "address to listen on")
 	f.StringVar(&s.traces, "trace", "", "directory for the APDUs of each session with a card, as text traces (docs/trace.md)")
 	f.BoolVar(&s.insecure, "insecure-http", false, "HTTP without TLS, on a loopback address only")
+	f.StringSliceVar(&s.webhooks.allow, "webhook-allow", nil, "a network, such as 10.1.0.0/16, to whose addresses webhooks may go; without it to public ones alone")
+	f.StringVar(&s.webhooks.ca, "webhook-ca", "", "file of certificates, in PEM, that webhooks' endpoints may be certified by beside the system's")
 	f.BoolVar(&s.verbose, "verbose", false, "log details")
 	addJSONFlag(cmd)
 	_ = cmd.MarkFlagRequired("data")
@@ -149,6 +152,11 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	if err != nil {
 		return err
 	}
+	webhooks, err := s.webhooks.client()
+	if err != nil {
+		return err
+	}
+	defer webhooks.Close()
 	where, err := s.where()
 	if err != nil {
 		return err
@@ -162,6 +170,7 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	srv, err := server.New(server.Config{
 		Store: records, Inventory: inventory.New(source, log), Terminal: &card.Terminal{Keys: keys}, Log: log,
 		Rules: set, Lease: s.lease, Approval: s.approval,
+		Webhooks: webhooks, Show: api.Show,
 	})
 	if err != nil {
 		return err

@@ -84,6 +84,8 @@ func (s *served) start(args ...string) {
 			v.rules = s.path("rules.yaml")
 		case "--trace":
 			v.traces = s.path("traces")
+		case "--webhook-allow":
+			v.webhooks = webhookFlags{allow: []string{"127.0.0.0/8"}, ca: s.path("ca.pem")}
 		}
 	}
 	ended := make(chan error, 1)

@@ -36,6 +36,10 @@ type API struct {
 	log    *slog.Logger
 	huma   huma.API
 	mux    *http.ServeMux
+
+	streams   streams
+	heartbeat time.Duration // how long a stream may be silent
+	slow      time.Duration // how long a client may take to read what is written to its stream
 }
 
 // New makes the interface of a server.
@@ -49,13 +53,14 @@ func New(s *server.Server, log *slog.Logger) *API {
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
 		bearer: {Type: "http", Scheme: "bearer", Description: "A user's token, as `cardbridge operator add` or `operator user add` printed it."},
 	}
-	a := &API{server: s, log: log, mux: http.NewServeMux()}
+	a := &API{server: s, log: log, mux: http.NewServeMux(), heartbeat: heartbeat, slow: slowClient}
 	a.huma = humago.New(a.mux, config)
 	a.huma.UseMiddleware(a.authenticate, onlyJSON)
 	a.registerCards()
 	a.registerDeactivations()
 	a.registerApprovals()
 	a.registerGuard()
+	a.registerWebhooks()
 	a.registerOperations()
 	return a
 }

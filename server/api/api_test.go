@@ -12,16 +12,19 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/cardbridge/cardbridge/hwtest/rig/postgres"
 	"github.com/cardbridge/cardbridge/server"
 	"github.com/cardbridge/cardbridge/server/api"
 	"github.com/cardbridge/cardbridge/server/inventory"
 	"github.com/cardbridge/cardbridge/server/servertest"
 	"github.com/cardbridge/cardbridge/server/store"
+	"github.com/cardbridge/cardbridge/server/webhook"
 )
 
 type fixture struct {
@@ -34,6 +37,8 @@ type fixture struct {
 	other   string // of operator other, network Other
 	third   string // of a network without a profile anywhere
 	doc     document
+	config  server.Config
+	stop    func() error // ends the server; once
 }
 
 // document is what the tests want of the OpenAPI document.
@@ -45,29 +50,16 @@ type document struct {
 	} `json:"paths"`
 }
 
+func TestMain(m *testing.M) { postgres.Main(m) }
+
 func newFixture(t testing.TB) *fixture {
 	return newFixtureOn(t, filepath.Join(t.TempDir(), "record.db"), server.Config{})
 }
 
 // newFixtureOn is a fixture whose record is at path, or at a URL.
 func newFixtureOn(t testing.TB, path string, c server.Config) *fixture {
-	f := &fixture{TB: t, readers: servertest.NewReaders(), path: path}
-	var err error
-	f.store, err = store.Open(t.Context(), path)
-	require.NoError(t, err)
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	c.Store, c.Inventory, c.Terminal, c.Log = f.store, inventory.New(f.readers, log), servertest.Terminal(), log
-	srv, err := server.New(c)
-	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- srv.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		assert.NoError(t, <-ended)
-		assert.NoError(t, f.store.Close())
-	})
-	f.api = api.New(srv, log)
+	f := &fixture{TB: t, readers: servertest.NewReaders(), path: path, config: c}
+	f.start()
 	own, err := f.api.OpenAPI()
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(own, &f.doc))
@@ -80,6 +72,31 @@ func newFixtureOn(t testing.TB, path string, c server.Config) *fixture {
 	_, f.third, err = server.AddOperator(t.Context(), f.store, "third", third, "", store.AllRoles)
 	require.NoError(t, err)
 	return f
+}
+
+// start runs a server over the record at path.
+func (f *fixture) start() {
+	t, c := f.TB, f.config
+	var err error
+	f.store, err = store.Open(t.Context(), f.path)
+	require.NoError(t, err)
+	log := slog.New(slog.NewTextHandler(io.Discard, nil))
+	c.Store, c.Inventory, c.Terminal, c.Log = f.store, inventory.New(f.readers, log), servertest.Terminal(), log
+	c.Webhooks, c.Show = webhook.NewClient(webhook.Config{}), api.Show
+	srv, err := server.New(c)
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Run(ctx) }()
+	f.stop = sync.OnceValue(func() error {
+		cancel()
+		return <-ended
+	})
+	t.Cleanup(func() {
+		assert.NoError(t, f.stop())
+		assert.NoError(t, f.store.Close())
+	})
+	f.api = api.New(srv, log)
 }
 
 type reply struct {
@@ -490,7 +507,7 @@ func TestOpenAPI(t *testing.T) {
 			}
 		}
 	}
-	assert.Len(t, ids, 16)
+	assert.Len(t, ids, 24)
 	// Every reference leads somewhere.
 	for _, part := range strings.Split(r.Body.String(), `"$ref":"`)[1:] {
 		ref, _, _ := strings.Cut(part, `"`)

@@ -22,8 +22,6 @@ import (
 	"github.com/cardbridge/cardbridge/server/store"
 )
 
-func TestMain(m *testing.M) { postgres.Main(m) }
-
 // onBoth runs a test on a record of each kind, under the shipped rules with a
 // budget.
 func onBoth(t *testing.T, budget string, test func(t *testing.T, f *fixture)) {

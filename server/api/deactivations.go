@@ -68,24 +68,16 @@ type Answer struct {
 	Receipt      string `json:"receipt" doc:"Hexadecimal"`
 }
 
-// deactivationOf is the record of a request, with its users by name.
-func (a *API) deactivationOf(ctx context.Context, r store.Request) (Deactivation, error) {
-	asked, err := a.server.User(ctx, r.UserID)
-	if err != nil {
-		return Deactivation{}, err
-	}
+// Show gives a request's record as operators are shown it, with the names of the
+// users who asked for it and approved it.
+func Show(r store.Request, asked, approved string) any { return deactivationOf(r, asked, approved) }
+
+func deactivationOf(r store.Request, asked, approved string) Deactivation {
 	d := Deactivation{
 		ID: r.ID.String(), EID: r.EID.String(), MCCMNC: r.MCCMNC.String(), Reason: int(r.Reason), State: string(r.State),
 		Finished: r.FinishedAt != nil, Deadline: r.Deadline, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
 		SentAt: r.SentAt, FinishedAt: r.FinishedAt, Detail: r.Detail,
-		LeaveUnconnected: r.LeaveUnconnected, User: asked.User.Name, HeldWhy: r.HeldWhy, ApprovedAt: r.ApprovedAt,
-	}
-	if r.ApprovedBy != 0 {
-		approved, err := a.server.User(ctx, r.ApprovedBy)
-		if err != nil {
-			return Deactivation{}, err
-		}
-		d.ApprovedBy = approved.User.Name
+		LeaveUnconnected: r.LeaveUnconnected, User: asked, HeldWhy: r.HeldWhy, ApprovedBy: approved, ApprovedAt: r.ApprovedAt,
 	}
 	if r.ICCID != nil {
 		d.ICCID = r.ICCID.String()
@@ -99,14 +91,20 @@ func (a *API) deactivationOf(ctx context.Context, r store.Request) (Deactivation
 			Command: hex.EncodeToString(a.Command), Response: hex.EncodeToString(a.Response), Receipt: hex.EncodeToString(a.Receipt),
 		}
 	}
-	return d, nil
+	return d
+}
+
+// deactivation is a request's record, with its users by name.
+func (a *API) deactivation(ctx context.Context, r store.Request) (Deactivation, error) {
+	asked, approved, err := a.server.Users(ctx, r)
+	return deactivationOf(r, asked, approved), err
 }
 
 type recordReply struct{ Body Deactivation }
 
 // record is the reply with a request's record.
 func (a *API) record(ctx context.Context, r store.Request) (*recordReply, error) {
-	d, err := a.deactivationOf(ctx, r)
+	d, err := a.deactivation(ctx, r)
 	if err != nil {
 		return nil, a.problem(ctx, err)
 	}
@@ -117,22 +115,6 @@ func (a *API) record(ctx context.Context, r store.Request) (*recordReply, error)
 type DeactivationList struct {
 	Deactivations []Deactivation `json:"deactivations" nullable:"false"`
 	Next          int64          `json:"next,omitempty" doc:"There may be more: ask again with this as before"`
-}
-
-// Step is something that happened to a request.
-type Step struct {
-	Seq    int64          `json:"seq"`
-	At     time.Time      `json:"at"`
-	Step   string         `json:"step" example:"sending"`
-	Detail map[string]any `json:"detail,omitempty"`
-}
-
-// Steps is what happened to a request, oldest first.
-type Steps struct {
-	Steps    []Step `json:"steps" nullable:"false"`
-	Next     int64  `json:"next" doc:"Ask again with this as after"`
-	State    string `json:"state"`
-	Finished bool   `json:"finished" doc:"Nothing more will happen"`
 }
 
 // RequestPath is the request that a path names.
@@ -180,7 +162,7 @@ func (a *API) registerDeactivations() {
 		}
 		out := DeactivationList{Deactivations: []Deactivation{}}
 		for _, r := range list {
-			d, err := a.deactivationOf(ctx, r)
+			d, err := a.deactivation(ctx, r)
 			if err != nil {
 				return nil, a.problem(ctx, err)
 			}
@@ -207,30 +189,7 @@ func (a *API) registerDeactivations() {
 		return a.record(ctx, r)
 	})
 
-	huma.Register(a.huma, secured(reads, huma.Operation{
-		OperationID: "list-steps", Method: http.MethodGet, Path: "/v1/deactivations/{id}/events", Summary: "What happened to a request",
-		Description: "With wait_seconds the answer comes when there is a step to tell of, or the request is finished, or the time is over.",
-		Errors:      []int{http.StatusBadRequest, http.StatusNotFound},
-	}), func(ctx context.Context, in *struct {
-		RequestPath
-		After int64 `query:"after" minimum:"0" doc:"Steps after this one"`
-		Wait  int   `query:"wait_seconds" minimum:"0" maximum:"30" doc:"How long to wait for a step"`
-	}) (*struct{ Body Steps }, error) {
-		request, err := in.parse()
-		if err != nil {
-			return nil, err
-		}
-		events, r, err := a.server.Steps(ctx, operator(ctx), request, in.After, time.Duration(in.Wait)*time.Second)
-		if err != nil {
-			return nil, a.problem(ctx, err)
-		}
-		out := Steps{Steps: []Step{}, Next: in.After, State: string(r.State), Finished: r.FinishedAt != nil}
-		for _, e := range events {
-			out.Steps = append(out.Steps, Step{Seq: e.Seq, At: e.At, Step: e.Kind, Detail: e.Detail})
-			out.Next = e.Seq
-		}
-		return &struct{ Body Steps }{out}, nil
-	})
+	a.registerSteps()
 }
 
 func (a *API) deactivate(ctx context.Context, in *struct {
@@ -259,7 +218,7 @@ func (a *API) deactivate(ctx context.Context, in *struct {
 	if r.Refusal != nil {
 		return nil, refused(r)
 	}
-	body, err := a.deactivationOf(ctx, r)
+	body, err := a.deactivation(ctx, r)
 	if err != nil {
 		return nil, a.problem(ctx, err)
 	}

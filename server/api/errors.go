@@ -56,6 +56,8 @@ func (a *API) problem(ctx context.Context, err error) *Problem {
 		return newProblem(http.StatusUnprocessableEntity, "this Idempotency-Key came before with another request; use a new key for a new request")
 	case errors.Is(err, store.ErrNotFound):
 		return newProblem(http.StatusNotFound, "there is no such thing, or it is not yours")
+	case errors.Is(err, store.ErrState):
+		return newProblem(http.StatusConflict, strings.TrimPrefix(err.Error(), store.ErrState.Error()+": "))
 	case errors.Is(err, store.ErrExists):
 		return newProblem(http.StatusConflict, "it is there already")
 	case ctx.Err() != nil:

@@ -34,6 +34,10 @@ type Scope struct {
 	Counts     Counts
 	TrippedAt  *time.Time // of the operator's own scope
 	TrippedWhy string
+	// Webhooks is how many endpoints are told of the operator's requests, of its
+	// own scope. The guard does not look at it: it is here because every decision
+	// reads the scope.
+	Webhooks int64
 }
 
 func (s *Scope) name() string {

@@ -109,6 +109,11 @@ func (s *Store) Claim(ctx context.Context, by Server, eid id.EID) (Work, error) 
 			return err
 		}
 		w.Request.State, w.Request.UpdatedAt = to, fromMillis(millis(tx.now))
+		if to == Unknown {
+			if err := tx.tellUnknown(r); err != nil {
+				return err
+			}
+		}
 		return tx.addEvents(r.step(Event{Kind: string(to), Detail: map[string]any{"text": text}}))
 	})
 	if err == nil && w.Request == nil && !w.Card.Unsettled {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cardbridge/cardbridge/card/id"
 	"github.com/cardbridge/cardbridge/server/guard"
+	"github.com/cardbridge/cardbridge/server/webhook"
 )
 
 // State is where a deactivation request stands.
@@ -90,6 +91,7 @@ type Request struct {
 	// Epoch is that of the operator's breaker when the request was let in.
 	Epoch  int64
 	scopes string // in which the guard counts it
+	told   bool   // the operator had a webhook when it was sent
 }
 
 // step is an event of the request.
@@ -205,6 +207,15 @@ func (s *Store) Submit(ctx context.Context, sub Submission, decide func(*Moment)
 		}
 		if err := tx.insertRequest(&r); err != nil {
 			return err
+		}
+		if m.Guard[0].Webhooks > 0 && r.State != Accepted && r.State != Waiting {
+			kind := webhook.Held
+			if r.FinishedAt != nil {
+				kind = webhook.Finished
+			}
+			if err := tx.tell(kind, &r); err != nil {
+				return err
+			}
 		}
 		if sub.Key != "" {
 			if _, err := tx.exec(`INSERT INTO idempotency_keys (operator_id, key, body_hash, request_id, created_at) VALUES (?, ?, ?, ?, ?)`,
@@ -334,7 +345,7 @@ func readKey(tx *tx, sub Submission) (Request, error) {
 }
 
 const requestColumns = `seq, id, operator_id, user_id, mccmnc, eid, iccid, reason, unconnected, timeout, deadline, state, created_at, updated_at,
-	scopes, epoch, held_why, approved_by, approved_at, sent_at, counter, finished_at,
+	scopes, epoch, held_why, approved_by, approved_at, sent_at, counter, told, finished_at,
 	detail, rule, subject_code, reason_code, result, status_word, suite, card_counter, command, response, receipt`
 
 func scanRequest(row scanner) (Request, error) {
@@ -350,7 +361,7 @@ func scanRequest(row scanner) (Request, error) {
 		command, response, receipt             []byte
 	)
 	err := row.Scan(&r.Seq, &rid, &r.Operator, &r.UserID, &mccmnc, &eid, &iccid, &r.Reason, &r.LeaveUnconnected, &timeout, &deadline,
-		&state, &created, &updated, &r.scopes, &r.Epoch, &r.HeldWhy, &approvedBy, &approvedAt, &sent, &counter, &finished,
+		&state, &created, &updated, &r.scopes, &r.Epoch, &r.HeldWhy, &approvedBy, &approvedAt, &sent, &counter, &r.told, &finished,
 		&r.Detail, &rule, &subject, &reason, &result, &statusWord, &suite, &cardCounter, &command, &response, &receipt)
 	if err != nil {
 		return Request{}, found(err)
@@ -459,6 +470,11 @@ func (s *Store) move(ctx context.Context, name string, claim Claim, request id.R
 				return err
 			}
 		}
+		if to == Unknown && r.State != to {
+			if err := tx.tellUnknown(r); err != nil {
+				return err
+			}
+		}
 		var events []Event
 		if card != nil {
 			if events, err = tx.apply(before, *card); err != nil {
@@ -553,8 +569,8 @@ func (s *Store) MarkSending(ctx context.Context, claim Claim, req Request, count
 			}
 		}
 		now := millis(tx.now)
-		if _, err := tx.exec(`UPDATE deactivations SET state = 'sending', sent_at = ?, counter = ?, updated_at = ? WHERE id = ?`,
-			now, counter, now, r.ID.String()); err != nil {
+		if _, err := tx.exec(`UPDATE deactivations SET state = 'sending', sent_at = ?, counter = ?, told = ?, updated_at = ? WHERE id = ?`,
+			now, counter, m.Guard[0].Webhooks > 0, now, r.ID.String()); err != nil {
 			return err
 		}
 		return tx.addEvents(r.steps(append(slices.Clone(before), step))...)
@@ -572,6 +588,12 @@ func (t *tx) holdAgain(r *Request, v Verdict, before []Event) error {
 	}
 	if _, err := t.exec(`UPDATE deactivations SET state = 'held', held_why = ?, deadline = ?, approved_by = NULL, approved_at = NULL, updated_at = ? WHERE id = ?`,
 		v.Hold, millis(v.HoldUntil), millis(t.now), r.ID.String()); err != nil {
+		return err
+	}
+	now := *r
+	now.State, now.HeldWhy, now.Deadline, now.UpdatedAt = Held, v.Hold, fromMillis(millis(v.HoldUntil)), fromMillis(millis(t.now))
+	now.ApprovedBy, now.ApprovedAt = 0, nil
+	if err := t.tell(webhook.Held, &now); err != nil {
 		return err
 	}
 	return t.addEvents(r.steps(append(slices.Clone(before),
@@ -655,6 +677,9 @@ func (t *tx) finish(card *Card, r *Request, o Outcome) (Request, error) {
 	default:
 		_, err = t.exec(`UPDATE deactivations SET state = ?, detail = ?, updated_at = ?, finished_at = ? WHERE id = ?`,
 			string(o.State), o.Detail, millis(now), millis(now), r.ID.String())
+	}
+	if err == nil {
+		err = t.tell(webhook.Finished, &out)
 	}
 	if err != nil {
 		return *r, err

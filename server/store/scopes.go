@@ -21,7 +21,7 @@ type Moment struct {
 	Guard []guard.Scope // the operator's own, then those of the card's groups
 }
 
-const scopeColumns = `id, card_group, fleet, pending, epoch, counts, tripped_at, tripped_why`
+const scopeColumns = `id, card_group, fleet, pending, epoch, counts, tripped_at, tripped_why, webhooks`
 
 func scanScope(row scanner) (guard.Scope, error) {
 	var (
@@ -29,7 +29,7 @@ func scanScope(row scanner) (guard.Scope, error) {
 		counts  []byte
 		tripped sql.NullInt64
 	)
-	if err := row.Scan(&s.ID, &s.Group, &s.Fleet, &s.Pending, &s.Epoch, &counts, &tripped, &s.TrippedWhy); err != nil {
+	if err := row.Scan(&s.ID, &s.Group, &s.Fleet, &s.Pending, &s.Epoch, &counts, &tripped, &s.TrippedWhy, &s.Webhooks); err != nil {
 		return s, found(err)
 	}
 	s.TrippedAt = fromNullMillis(tripped)

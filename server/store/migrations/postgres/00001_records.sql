@@ -35,6 +35,7 @@ CREATE TABLE guard_scopes (
     counts      BYTEA  NOT NULL,
     tripped_at  BIGINT,
     tripped_why TEXT   NOT NULL DEFAULT '',
+    webhooks    BIGINT NOT NULL DEFAULT 0,
     UNIQUE (operator_id, card_group)
 ) WITH (fillfactor = 50); -- rows that change all the time
 
@@ -102,6 +103,7 @@ CREATE TABLE deactivations (
     approved_at  BIGINT,
     sent_at      BIGINT,
     counter      BIGINT,
+    told         BOOLEAN NOT NULL DEFAULT FALSE,
     finished_at  BIGINT,
     detail       TEXT    NOT NULL DEFAULT '',
     rule         TEXT    NOT NULL DEFAULT '',
@@ -133,6 +135,47 @@ CREATE TABLE idempotency_keys (
     PRIMARY KEY (operator_id, key)
 );
 
+-- Endpoints that are told what becomes of requests.
+CREATE TABLE webhooks (
+    id            TEXT   NOT NULL PRIMARY KEY,
+    operator_id   BIGINT NOT NULL REFERENCES operators (id),
+    url           TEXT   NOT NULL,
+    types         TEXT   NOT NULL DEFAULT '', -- of messages, with a space around each; none: all
+    secret        BYTEA  NOT NULL,
+    secret_before BYTEA,
+    secret_until  BIGINT, -- so long the one before is good
+    created_at    BIGINT NOT NULL,
+    failing_since BIGINT,
+    disabled_at   BIGINT,
+    disabled_why  TEXT   NOT NULL DEFAULT '',
+    CHECK ((secret_before IS NULL) = (secret_until IS NULL))
+);
+CREATE INDEX webhooks_by_operator ON webhooks (operator_id, created_at);
+
+-- The outbox: what they were, or are to be, told. An endpoint is removed without
+-- waiting for who writes here: no foreign key.
+CREATE TABLE webhook_deliveries (
+    seq        BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id         TEXT   NOT NULL,
+    webhook_id TEXT   NOT NULL,
+    type       TEXT   NOT NULL,
+    request_id TEXT,
+    record     TEXT   NOT NULL DEFAULT '', -- the request as it was
+    state      TEXT   NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'delivered', 'failed')),
+    created_at BIGINT NOT NULL,
+    due_at     BIGINT, -- while it is sent: when another server may
+    ended_at   BIGINT,
+    failures   BIGINT NOT NULL DEFAULT 0,
+    attempts   TEXT   NOT NULL DEFAULT '[]',
+    token      BIGINT NOT NULL DEFAULT 0, -- grows with each claim
+    UNIQUE (webhook_id, id),
+    CHECK ((state = 'pending') = (due_at IS NOT NULL))
+);
+CREATE INDEX webhook_deliveries_due        ON webhook_deliveries (webhook_id, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX webhook_deliveries_by_request ON webhook_deliveries (request_id, seq) WHERE due_at IS NOT NULL;
+CREATE INDEX webhook_deliveries_list       ON webhook_deliveries (webhook_id, seq);
+CREATE INDEX webhook_deliveries_by_age     ON webhook_deliveries (created_at);
+
 -- The audit trail. It only ever grows.
 CREATE TABLE events (
     seq         BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -157,6 +200,8 @@ CREATE TABLE health (id BIGINT PRIMARY KEY CHECK (id = 1), at BIGINT NOT NULL);
 INSERT INTO health (id, at) VALUES (1, 0);
 
 -- +goose Down
+DROP TABLE webhook_deliveries;
+DROP TABLE webhooks;
 DROP TABLE health;
 DROP TABLE events;
 DROP FUNCTION events_append_only;

@@ -35,6 +35,7 @@ CREATE TABLE guard_scopes (
     counts      BLOB    NOT NULL,           -- package guard
     tripped_at  INTEGER,                    -- the operator's breaker
     tripped_why TEXT    NOT NULL DEFAULT '',
+    webhooks    INTEGER NOT NULL DEFAULT 0, -- endpoints that are told of the operator's requests
     UNIQUE (operator_id, card_group)
 );
 INSERT INTO guard_scopes (operator_id, card_group, fleet, counts)
@@ -74,6 +75,7 @@ CREATE TABLE deactivations (
     approved_at  INTEGER,
     sent_at      INTEGER, -- the durable mark: a command may be on its way
     counter      INTEGER, -- the expected event counter of that command
+    told         INTEGER NOT NULL DEFAULT 0, -- the operator had a webhook when it was sent
     finished_at  INTEGER, -- nothing more will happen
     detail       TEXT    NOT NULL DEFAULT '',
     rule         TEXT    NOT NULL DEFAULT '',
@@ -105,8 +107,51 @@ CREATE INDEX deactivations_held        ON deactivations (operator_id, seq) WHERE
 CREATE INDEX deactivations_by_deadline ON deactivations (deadline) WHERE finished_at IS NULL AND sent_at IS NULL;
 CREATE INDEX deactivations_by_operator ON deactivations (operator_id, seq);
 
+-- Endpoints that are told what becomes of requests.
+CREATE TABLE webhooks (
+    id            TEXT   NOT NULL PRIMARY KEY,
+    operator_id   INTEGER NOT NULL REFERENCES operators (id),
+    url           TEXT   NOT NULL,
+    types         TEXT   NOT NULL DEFAULT '', -- of messages, with a space around each; none: all
+    secret        BLOB  NOT NULL,
+    secret_before BLOB,
+    secret_until  INTEGER, -- so long the one before is good
+    created_at    INTEGER NOT NULL,
+    failing_since INTEGER,
+    disabled_at   INTEGER,
+    disabled_why  TEXT   NOT NULL DEFAULT '',
+    CHECK ((secret_before IS NULL) = (secret_until IS NULL))
+);
+CREATE INDEX webhooks_by_operator ON webhooks (operator_id, created_at);
+
+-- The outbox: what they were, or are to be, told. An endpoint is removed without
+-- waiting for who writes here: no foreign key.
+CREATE TABLE webhook_deliveries (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+    id         TEXT   NOT NULL,
+    webhook_id TEXT   NOT NULL,
+    type       TEXT   NOT NULL,
+    request_id TEXT,
+    record     TEXT   NOT NULL DEFAULT '', -- the request as it was
+    state      TEXT   NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'delivered', 'failed')),
+    created_at INTEGER NOT NULL,
+    due_at     INTEGER, -- while it is sent: when another server may
+    ended_at   INTEGER,
+    failures   INTEGER NOT NULL DEFAULT 0,
+    attempts   TEXT   NOT NULL DEFAULT '[]',
+    token      INTEGER NOT NULL DEFAULT 0, -- grows with each claim
+    UNIQUE (webhook_id, id),
+    CHECK ((state = 'pending') = (due_at IS NOT NULL))
+);
+CREATE INDEX webhook_deliveries_due        ON webhook_deliveries (webhook_id, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX webhook_deliveries_by_request ON webhook_deliveries (request_id, seq) WHERE due_at IS NOT NULL;
+CREATE INDEX webhook_deliveries_list       ON webhook_deliveries (webhook_id, seq);
+CREATE INDEX webhook_deliveries_by_age     ON webhook_deliveries (created_at);
+
 -- +goose Down
 PRAGMA defer_foreign_keys = ON;
+DROP TABLE webhook_deliveries;
+DROP TABLE webhooks;
 CREATE TABLE deactivations_before AS SELECT * FROM deactivations;
 DROP TABLE deactivations;
 CREATE TABLE deactivations (

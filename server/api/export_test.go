@@ -1,0 +1,17 @@
+package api
+
+import "time"
+
+// Hasten sets how long a stream may be silent, and how long a client may take to
+// read.
+func (a *API) Hasten(heartbeat, slow time.Duration) { a.heartbeat, a.slow = heartbeat, slow }
+
+// Streams is how many are open.
+func (a *API) Streams() int {
+	a.streams.mu.Lock()
+	defer a.streams.mu.Unlock()
+	return a.streams.all
+}
+
+// StreamsOfOne is how many an operator may open.
+const StreamsOfOne = streamsOfOne
