@@ -26,7 +26,7 @@ const slow = time.Second
 // the record of a card, or brings its next request as far as it comes. Every way
 // out gives the claim back.
 func (s *Server) carryOut(work *taken, place inventory.Place) again {
-	ctx, cancel := s.leased(work.since)
+	ctx, cancel := s.leased(work)
 	defer cancel()
 	c, req := work.Card, work.Request
 	who, err := target(c)

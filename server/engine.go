@@ -211,6 +211,11 @@ func (s *Server) step(ctx context.Context, r *runner, readers []inventory.Place)
 			return soon
 		}
 		work := s.begin(r)
+		if work != nil && time.Since(work.since) > s.Lease/2 {
+			// It waited for a place, and nobody renewed it.
+			s.release(work.Claim)
+			work = nil
+		}
 		if work == nil {
 			var err error
 			work, err = s.claim(ctx, r.eid)

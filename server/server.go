@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -285,9 +286,9 @@ func (s *Server) pickUp(ctx context.Context) {
 // taken over.
 func (s *Server) renew(ctx context.Context) {
 	s.mu.Lock()
-	held := make([]*lease, 0, len(s.leases))
+	held := make(map[id.EID]*lease, len(s.leases))
 	for l := range s.leases {
-		held = append(held, l)
+		held[l.eid] = l
 	}
 	s.mu.Unlock()
 	if len(held) == 0 {
@@ -296,22 +297,26 @@ func (s *Server) renew(ctx context.Context) {
 	since := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, s.Lease)
 	defer cancel()
-	if err := s.Store.Renew(ctx, s.self); err != nil {
+	renewed, err := s.Store.Renew(ctx, s.self, slices.Collect(maps.Keys(held)))
+	if err != nil {
 		s.Log.Warn("claims not renewed", "error", err)
 		return
 	}
-	for _, l := range held {
-		l.timer.Reset(time.Until(since.Add(s.Lease)))
+	for _, eid := range renewed {
+		held[eid].timer.Reset(time.Until(since.Add(s.Lease)))
 	}
 }
 
 // lease cuts off what is done under a claim once it has passed.
-type lease struct{ timer *time.Timer }
+type lease struct {
+	eid   id.EID
+	timer *time.Timer
+}
 
-// leased is the context of work under a claim that was made after since.
-func (s *Server) leased(since time.Time) (context.Context, context.CancelFunc) {
+// leased is the context of work under a claim.
+func (s *Server) leased(work *taken) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithTimeout(s.work, s.Attempt)
-	l := &lease{time.AfterFunc(time.Until(since.Add(s.Lease)), cancel)}
+	l := &lease{work.Claim.EID, time.AfterFunc(time.Until(work.since.Add(s.Lease)), cancel)}
 	s.mu.Lock()
 	s.leases[l] = struct{}{}
 	s.mu.Unlock()

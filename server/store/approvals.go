@@ -77,7 +77,7 @@ func (s *Store) Reject(ctx context.Context, op Operator, request id.RequestID, r
 
 func (s *Store) judge(ctx context.Context, name string, op Operator, request id.RequestID, do func(*tx, *Request) error) (Request, error) {
 	var r Request
-	err := s.write(ctx, name, func(tx *tx) (err error) {
+	err := s.writeFor(ctx, op.ID, name, func(tx *tx) (err error) {
 		if r, err = tx.ownRequest(op, request); err != nil {
 			return err
 		}
@@ -98,7 +98,7 @@ func (s *Store) judge(ctx context.Context, name string, op Operator, request id.
 // ErrNotFound where it is another operator's, or ErrState.
 func (s *Store) Cancel(ctx context.Context, op Operator, request id.RequestID) (Request, error) {
 	var r Request
-	err := s.write(ctx, "cancel", func(tx *tx) (err error) {
+	err := s.writeFor(ctx, op.ID, "cancel", func(tx *tx) (err error) {
 		if r, err = tx.ownRequest(op, request); err != nil {
 			return err
 		}

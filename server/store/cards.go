@@ -71,7 +71,7 @@ func (c *Card) Profile(iccid id.ICCID) *Profile {
 // said of its state is unsettled. The error matches ErrExists where the EID is
 // registered.
 func (s *Store) RegisterCard(ctx context.Context, operator int64, c Card) error {
-	return s.write(ctx, "register card", func(tx *tx) error {
+	return s.writeFor(ctx, operator, "register card", func(tx *tx) error {
 		now := millis(tx.now)
 		res, err := tx.exec(
 			`INSERT INTO cards (eid, public_keys, event_counter, unsettled, registered_by, registered_at, updated_at)
@@ -96,7 +96,7 @@ func (s *Store) RegisterCard(ctx context.Context, operator int64, c Card) error 
 // registered; fresh says that it did not before. The error matches ErrNotFound
 // where there is no such card with a profile of the operator's.
 func (s *Store) Vouch(ctx context.Context, op Operator, eid id.EID) (fresh bool, err error) {
-	err = s.write(ctx, "vouch", func(tx *tx) error {
+	err = s.writeFor(ctx, op.ID, "vouch", func(tx *tx) error {
 		var owns bool
 		if err := tx.row(`SELECT EXISTS (SELECT 1 FROM profiles WHERE eid = ? AND mccmnc = ?)`, eid.String(), op.MCCMNC.String()).Scan(&owns); err != nil {
 			return fmt.Errorf("store: %w", err)
@@ -125,7 +125,17 @@ func (t *tx) vouch(operator int64, eid id.EID, detail map[string]any) (fresh boo
 	return true, t.addEvents(Event{Kind: "card registered", EID: &eid, Operator: operator, Internal: true, Detail: detail})
 }
 
+// storable has no NUL in what a card says of a profile: PostgreSQL keeps none,
+// and what a card proved must not be lost for it.
+func storable(p Profile) Profile {
+	for _, text := range []*string{&p.Class, &p.Provider, &p.Name} {
+		*text = strings.ReplaceAll(*text, "\x00", "\uFFFD")
+	}
+	return p
+}
+
 func (t *tx) insertProfile(eid id.EID, position int, p Profile) error {
+	p = storable(p)
 	var enabled any
 	if p.State == Enabled {
 		enabled = millis(t.now)
@@ -309,6 +319,7 @@ func (t *tx) apply(before *Card, c CardState) ([]Event, error) {
 // updateProfile writes what has changed of a profile but its policy, which is
 // the server's.
 func (t *tx) updateProfile(eid id.EID, was, is Profile) error {
+	is = storable(is)
 	is.DisableAllowed, is.EnabledAt = was.DisableAllowed, was.EnabledAt
 	if is == was {
 		return nil
@@ -332,7 +343,7 @@ func (t *tx) updateProfile(eid id.EID, was, is Profile) error {
 // gives the claim back.
 func (s *Store) RecordCard(ctx context.Context, claim Claim, c CardState) error {
 	return s.write(ctx, "record card", func(tx *tx) error {
-		before, err := tx.hold(claim, 0)
+		before, _, err := tx.hold(claim, 0)
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cardbridge/cardbridge/card/id"
@@ -72,10 +73,17 @@ func (s *Store) Claim(ctx context.Context, by Server, eid id.EID) (Work, error) 
 	var w Work
 	err := s.write(ctx, "claim", func(tx *tx) (err error) {
 		w = Work{Claim: Claim{EID: eid}}
-		if w.Claim.Token, err = tx.claim(by, eid); err != nil {
+		if w.Claim.Token, err = tx.claim(by, eid, ""); err != nil {
 			return err
 		}
 		r, err := scanRequest(tx.row(nextRequest, eid.String()))
+		if err == nil && (r.State == Sending || r.State == Authenticating) {
+			// It is changed below: its end, by a deadline or by its operator, must
+			// not be under way.
+			if r, err = tx.lockRequest(r.ID); err == nil && r.FinishedAt != nil {
+				err = ErrNotFound // the next one is for the next claim
+			}
+		}
 		switch {
 		case err == nil:
 			w.Request = &r
@@ -127,27 +135,34 @@ func (s *Store) Claim(ctx context.Context, by Server, eid id.EID) (Work, error) 
 const nextRequest = `SELECT ` + requestColumns + ` FROM deactivations
 	WHERE eid = ? AND finished_at IS NULL AND state <> 'held' ORDER BY CASE WHEN sent_at IS NULL THEN 1 ELSE 0 END, seq LIMIT 1`
 
+// noWork is a claim's condition that the card has no open request.
+const noWork = ` AND NOT EXISTS (SELECT 1 FROM deactivations d WHERE d.eid = cards.eid AND d.finished_at IS NULL AND d.state <> 'held')`
+
 // claim takes a card that is free. It waits for nobody.
-func (t *tx) claim(by Server, eid id.EID) (token int64, err error) {
+func (t *tx) claim(by Server, eid id.EID, only string) (token int64, err error) {
 	now := millis(t.now)
 	err = t.row(`UPDATE cards SET claim_by = ?, claim_token = claim_token + 1, claim_until = ?
-	             WHERE eid = (SELECT eid FROM cards WHERE eid = ? AND claim_until <= ?`+t.s.dialect.skipLocked+`) RETURNING claim_token`,
+	             WHERE eid = (SELECT eid FROM cards WHERE eid = ? AND claim_until <= ?`+only+t.s.dialect.skipLocked+`) RETURNING claim_token`,
 		by.Name, now+by.Lease.Milliseconds(), eid.String(), now).Scan(&token)
-	t.writes++
+	if err == nil {
+		t.writes++
+	}
 	return token, found(err)
 }
 
-// hold locks a claimed card and reads it, as it is to an operator. The error
-// matches ErrFenced where the claim does not hold any more.
-func (t *tx) hold(c Claim, operator int64) (*Card, error) {
+// hold locks a claimed card and reads it, as it is to an operator. until is when
+// the lease passes. The error matches ErrFenced where the claim does not hold
+// any more.
+func (t *tx) hold(c Claim, operator int64) (card *Card, until int64, err error) {
 	card, by, err := readCard(t, c.EID, operator, t.s.dialect.forUpdate("c"))
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
+	t.tick()
 	if by.token != c.Token || by.until <= millis(t.now) {
-		return nil, fmt.Errorf("%w: card %s", ErrFenced, c.EID)
+		return nil, 0, fmt.Errorf("%w: card %s", ErrFenced, c.EID)
 	}
-	return card, nil
+	return card, by.until, nil
 }
 
 // giveBack ends a claim that holds.
@@ -161,34 +176,38 @@ func (s *Store) Release(ctx context.Context, c Claim) error {
 	return s.write(ctx, "release", func(tx *tx) error { return tx.giveBack(c) })
 }
 
-// Renew lengthens the leases of all claims of a server that have not passed.
-// Those that are being written at this moment may be left out until the next
-// time.
-func (s *Store) Renew(ctx context.Context, by Server) error {
-	renew := func(now string, moment ...any) (string, []any) {
-		return `UPDATE cards SET claim_until = ` + now + ` + ? WHERE eid IN
-			(SELECT eid FROM cards WHERE claim_by = ? AND claim_until > 0 AND claim_until > ` + now + s.dialect.skipLocked + `)`,
-			append(append(append([]any{}, moment...), by.Lease.Milliseconds(), by.Name), moment...)
+// Renew lengthens the leases of a server's claims on some cards, where they have
+// not passed, and gives those. Cards that are being written at this moment may
+// be left out until the next time. A claim that nobody asks for passes: its
+// server may have lost it, such as with the answer to a commit.
+func (s *Store) Renew(ctx context.Context, by Server, eids []id.EID) (renewed []id.EID, err error) {
+	renew := func(q querier, now string, moment ...any) ([]id.EID, error) {
+		args := append(slices.Clone(moment), by.Lease.Milliseconds(), by.Name, s.dialect.list(texts(eids)))
+		return collect(q, scanEID, `UPDATE cards SET claim_until = `+now+` + ? WHERE eid IN
+			(SELECT eid FROM cards WHERE claim_by = ? AND `+s.dialect.in("eid")+` AND claim_until > `+now+s.dialect.skipLocked+`) RETURNING eid`,
+			append(args, moment...)...)
 	}
 	if !s.dialect.remote {
-		return s.write(ctx, "renew", func(tx *tx) error {
-			query, args := renew(`?`, millis(tx.now))
-			_, err := tx.exec(query, args...)
+		err := s.write(ctx, "renew", func(tx *tx) (err error) {
+			renewed, err = renew(tx, `?`, millis(tx.now))
+			tx.writes++
 			return err
 		})
+		return renewed, err
 	}
 	// On its own, so that it holds no card while it waits for another.
 	if err := s.at("renew", false); err != nil {
-		return err
+		return nil, err
 	}
-	query, args := renew(`(SELECT now_ms())`)
 	if s.clock != nil {
-		query, args = renew(`?::BIGINT`, millis(s.clock()))
+		renewed, err = renew(reads{s, ctx}, `?::BIGINT`, millis(s.clock()))
+	} else {
+		renewed, err = renew(reads{s, ctx}, `(SELECT now_ms())`)
 	}
-	if _, err := s.db.ExecContext(ctx, s.dialect.bind(query), args...); err != nil {
-		return fmt.Errorf("store: %w", err)
+	if err != nil {
+		return nil, err
 	}
-	return s.at("renew", true)
+	return renewed, s.at("renew", true)
 }
 
 // releaseAll gives back the claims of every server, in the name of the one that

@@ -268,8 +268,12 @@ func TestClaims(t *testing.T) {
 
 		for range 3 {
 			f.clock.add(50 * time.Second)
-			require.NoError(t, f.Renew(t.Context(), f.me))
-			require.NoError(t, second.Renew(t.Context(), other))
+			renewed, err := f.Renew(t.Context(), f.me, []id.EID{f.eid, testEID(9)})
+			require.NoError(t, err)
+			assert.Equal(t, []id.EID{f.eid}, renewed)
+			renewed, err = second.Renew(t.Context(), other, []id.EID{f.eid})
+			require.NoError(t, err)
+			assert.Empty(t, renewed, "it is not its own")
 		}
 		require.NoError(t, f.Wait(t.Context(), work.Claim, r.ID, Event{Kind: "waiting"}), "renewed, it holds; and is given back")
 		assert.ErrorIs(t, f.Wait(t.Context(), work.Claim, r.ID), ErrFenced)
@@ -281,7 +285,9 @@ func TestClaims(t *testing.T) {
 		for name, write := range writesUnder(f, work.Claim, r) {
 			assert.ErrorIs(t, write(), ErrFenced, name)
 		}
-		require.NoError(t, f.Renew(t.Context(), f.me))
+		renewed, err := f.Renew(t.Context(), f.me, []id.EID{f.eid})
+		require.NoError(t, err)
+		assert.Empty(t, renewed)
 		assert.ErrorIs(t, f.Wait(t.Context(), work.Claim, r.ID), ErrFenced, "what has passed is not renewed")
 
 		taken, err := second.Claim(t.Context(), other, f.eid)

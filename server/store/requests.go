@@ -161,7 +161,7 @@ type Submitted struct {
 // matches ErrKeyReused where its key came before with something else.
 func (s *Store) Submit(ctx context.Context, sub Submission, decide func(*Moment) Verdict) (Submitted, error) {
 	var out Submitted
-	err := s.write(ctx, "submit", func(tx *tx) error {
+	err := s.writeFor(ctx, sub.Operator.ID, "submit", func(tx *tx) error {
 		out = Submitted{}
 		if sub.Key != "" {
 			before, err := readKey(tx, sub)
@@ -173,10 +173,11 @@ func (s *Store) Submit(ctx context.Context, sub Submission, decide func(*Moment)
 				return err
 			}
 		}
-		// The claim comes first: cards are locked before the guard's scopes.
+		// The claim comes first: cards are locked before the guard's scopes. A card
+		// with something to do is for whoever takes that up, in order.
 		var claim *Claim
 		if sub.Claim != nil {
-			switch token, err := tx.claim(*sub.Claim, sub.EID); {
+			switch token, err := tx.claim(*sub.Claim, sub.EID, noWork); {
 			case err == nil:
 				claim = &Claim{sub.EID, token}
 			case !errors.Is(err, ErrNotFound):
@@ -454,7 +455,7 @@ func (s *Store) Lost(ctx context.Context, claim Claim, request id.RequestID, car
 // move changes a request's state if it is one of from, and writes the steps.
 func (s *Store) move(ctx context.Context, name string, claim Claim, request id.RequestID, to State, giveBack bool, card *CardState, steps []Event, from ...State) error {
 	return s.write(ctx, name, func(tx *tx) error {
-		before, err := tx.hold(claim, 0)
+		before, _, err := tx.hold(claim, 0)
 		if err != nil {
 			return err
 		}
@@ -491,7 +492,7 @@ func (s *Store) move(ctx context.Context, name string, claim Claim, request id.R
 // Again writes the steps of sending a command another time.
 func (s *Store) Again(ctx context.Context, claim Claim, request id.RequestID, steps ...Event) error {
 	return s.write(ctx, "again", func(tx *tx) error {
-		if _, err := tx.hold(claim, 0); err != nil {
+		if _, _, err := tx.hold(claim, 0); err != nil {
 			return err
 		}
 		r, err := tx.lockRequest(request)
@@ -517,9 +518,9 @@ func (s *Store) Again(ctx context.Context, claim Claim, request id.RequestID, st
 // now, step tells of the mark.
 func (s *Store) MarkSending(ctx context.Context, claim Claim, req Request, counter uint32, before []Event, step Event, decide func(*Moment, *Request) Verdict) error {
 	var stopped error
-	err := s.write(ctx, "mark", func(tx *tx) error {
+	err := s.writeFor(ctx, req.Operator, "mark", func(tx *tx) error {
 		stopped = nil
-		card, err := tx.hold(claim, req.Operator)
+		card, until, err := tx.hold(claim, req.Operator)
 		if err != nil {
 			return err
 		}
@@ -527,10 +528,10 @@ func (s *Store) MarkSending(ctx context.Context, claim Claim, req Request, count
 		if err != nil {
 			return err
 		}
-		if r.EID != claim.EID || r.FinishedAt != nil || r.SentAt != nil || !slices.Contains(unsent, r.State) || !r.Deadline.After(tx.now) {
+		if r.EID != claim.EID || r.FinishedAt != nil || r.SentAt != nil || !slices.Contains(unsent, r.State) {
 			return fmt.Errorf("%w: %s, not to be sent", ErrState, r.State)
 		}
-		m := Moment{Now: tx.now, Card: card}
+		m := Moment{Card: card}
 		if r.scopes != "" {
 			m.Guard, err = tx.scopesOfRequest(&r)
 		} else {
@@ -539,6 +540,15 @@ func (s *Store) MarkSending(ctx context.Context, claim Claim, req Request, count
 		if err != nil {
 			return err
 		}
+		// Nothing is waited for from here on.
+		tx.tick()
+		if until <= millis(tx.now) {
+			return fmt.Errorf("%w: card %s", ErrFenced, claim.EID)
+		}
+		if !r.Deadline.After(tx.now) {
+			return fmt.Errorf("%w: its deadline has passed", ErrState)
+		}
+		m.Now = tx.now
 		v := decide(&m, &r)
 		switch {
 		case v.Refusal != nil:
@@ -636,7 +646,7 @@ type Outcome struct {
 func (s *Store) Finish(ctx context.Context, claim Claim, request id.RequestID, o Outcome) (Request, error) {
 	var r Request
 	err := s.write(ctx, "finish", func(tx *tx) error {
-		card, err := tx.hold(claim, 0)
+		card, _, err := tx.hold(claim, 0)
 		if err != nil {
 			return err
 		}
@@ -737,13 +747,25 @@ func (s *Store) Expire(ctx context.Context, limit int) ([]Request, error) {
 		now, args = `(SELECT now_ms())`, []any{limit}
 	}
 	due := dueRequests + now + ` ORDER BY deadline LIMIT ?`
-	if list, err := collect(reads{s, ctx}, scanRequest, due, args...); err != nil || len(list) == 0 {
-		return nil, err // the common case takes no write lock
+	list, err := collect(reads{s, ctx}, scanRequest, due, args...) // the common case takes no write lock
+	operators := map[int64]bool{}
+	for _, r := range list {
+		operators[r.Operator] = true
 	}
 	var out []Request
-	err := s.write(ctx, "expire", func(tx *tx) error {
+	for operator := range operators {
+		some, expireErr := s.expireOf(ctx, operator, limit)
+		out, err = append(out, some...), errors.Join(err, expireErr)
+	}
+	return out, err
+}
+
+func (s *Store) expireOf(ctx context.Context, operator int64, limit int) ([]Request, error) {
+	var out []Request
+	err := s.writeFor(ctx, operator, "expire", func(tx *tx) error {
 		out = nil
-		list, err := collect(tx, scanRequest, dueRequests+`? ORDER BY deadline LIMIT ?`+s.dialect.skipLocked, millis(tx.now), limit)
+		list, err := collect(tx, scanRequest, dueRequests+`? AND operator_id = ? ORDER BY deadline LIMIT ?`+s.dialect.skipLocked,
+			millis(tx.now), operator, limit)
 		if err != nil {
 			return err
 		}

@@ -191,7 +191,7 @@ const MaxGroups = 256
 // there are none. The error matches ErrNotFound where it has not registered the
 // card, and ErrTooMany where it would have more than MaxGroups.
 func (s *Store) SetCardGroups(ctx context.Context, op Operator, eid id.EID, groups []string) error {
-	return s.write(ctx, "set groups", func(tx *tx) error {
+	return s.writeFor(ctx, op.ID, "set groups", func(tx *tx) error {
 		var before string
 		err := tx.row(`SELECT card_groups FROM registrations WHERE operator_id = ? AND eid = ?`+s.dialect.forUpdate("registrations"), op.ID, eid.String()).
 			Scan(&before)

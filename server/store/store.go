@@ -62,6 +62,7 @@ type Store struct {
 	writes     chan *writing
 	writers    sync.WaitGroup
 	closing    chan struct{}
+	closed     chan struct{} // once nobody writes any more
 	close      sync.Once
 	statements sync.Map     // query to *sql.Stmt, for reads
 	wrote      atomic.Int64 // the last write that went well, milliseconds; 0 where the last one failed
@@ -92,7 +93,7 @@ func IsPostgres(where string) bool {
 // path, made (mode 0600) where it is not there, or a PostgreSQL database at a
 // URL.
 func Open(ctx context.Context, where string, opts ...Option) (*Store, error) {
-	s := &Store{writes: make(chan *writing, maxBatch), closing: make(chan struct{})}
+	s := &Store{writes: make(chan *writing, maxBatch), closing: make(chan struct{}), closed: make(chan struct{})}
 	for _, o := range opts {
 		o(s)
 	}
@@ -186,8 +187,11 @@ func (s *Store) Downgrade(ctx context.Context, version int64) (err error) {
 
 // Close waits for writes under way and closes the record.
 func (s *Store) Close() error {
-	s.close.Do(func() { close(s.closing) })
-	s.writers.Wait()
+	s.close.Do(func() {
+		close(s.closing)
+		s.writers.Wait()
+		close(s.closed)
+	})
 	return s.db.Close()
 }
 

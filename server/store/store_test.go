@@ -487,7 +487,8 @@ func TestExpire(t *testing.T) {
 		require.NoError(t, err)
 		assert.Empty(t, list)
 		f.clock.add(59 * time.Second)
-		require.NoError(t, f.Renew(t.Context(), f.me))
+		_, err = f.Renew(t.Context(), f.me, []id.EID{f.eid})
+		require.NoError(t, err)
 		f.clock.add(time.Second)
 		assert.ErrorIs(t, f.send(t, late), ErrState, "the deadline has passed")
 		list, err = f.Expire(t.Context(), 10)
@@ -799,7 +800,8 @@ func TestQueriesUseIndexes(t *testing.T) {
 		f.work = Work{}
 		f.claim(t)
 		require.NoError(t, s.Again(t.Context(), f.work.Claim, out.ID, Event{Kind: "sending"}))
-		require.NoError(t, s.Renew(t.Context(), f.me))
+		_, err = s.Renew(t.Context(), f.me, []id.EID{f.eid})
+		require.NoError(t, err)
 		_, err = s.Finish(t.Context(), f.work.Claim, out.ID, Outcome{
 			State: Done, Answer: &Answer{Receipt: []byte{1}},
 			Card: &CardState{EventCounter: 6, Profiles: []Profile{{ICCID: f.iccid, State: Disabled}}}, Steps: []Event{{Kind: "done"}},

@@ -1,10 +1,12 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -16,7 +18,14 @@ const maxBatch = 64
 // set all that it hands out each time; it may not wait for another write. ctx
 // ends the wait for fn's turn, not fn.
 func (s *Store) write(ctx context.Context, name string, fn func(*tx) error) error {
-	w := &writing{name: name, fn: fn, ctx: ctx, done: make(chan struct{})}
+	return s.writeFor(ctx, 0, name, fn)
+}
+
+// writeFor is write for what locks the guard's scopes of one operator. A
+// transaction takes those of several operators in the order of their numbers:
+// else two would wait for each other.
+func (s *Store) writeFor(ctx context.Context, operator int64, name string, fn func(*tx) error) error {
+	w := &writing{name: name, operator: operator, fn: fn, ctx: ctx, done: make(chan struct{})}
 	select {
 	case s.writes <- w:
 	case <-ctx.Done():
@@ -24,24 +33,36 @@ func (s *Store) write(ctx context.Context, name string, fn func(*tx) error) erro
 	case <-s.closing:
 		return errClosed
 	}
-	<-w.done
-	return w.err
+	select {
+	case <-w.done:
+		return w.err
+	case <-s.closed:
+	}
+	select {
+	case <-w.done:
+		return w.err
+	default:
+		return errClosed // nobody took it any more
+	}
 }
 
 var errClosed = errors.New("store: closed")
 
 // writing is one call of write.
 type writing struct {
-	name string
-	fn   func(*tx) error
-	ctx  context.Context
-	done chan struct{}
-	err  error
+	name     string
+	operator int64
+	fn       func(*tx) error
+	ctx      context.Context
+	done     chan struct{}
+	err      error
 	// retries is how often the database gave it up for another one.
 	retries int
 }
 
 const maxRetries = 8
+
+var errBroken = errors.New("store: a statement of the transaction failed")
 
 func (w *writing) end(err error) {
 	w.err = err
@@ -78,6 +99,7 @@ func (s *Store) runWrites() {
 				break gather
 			}
 		}
+		slices.SortStableFunc(batch, func(a, b *writing) int { return cmp.Compare(a.operator, b.operator) })
 		c = s.commit(c, batch)
 	}
 }
@@ -116,7 +138,11 @@ func (s *Store) commit(c *session, batch []*writing) *session {
 		before := c.writes
 		err := s.at(w.name, false)
 		if err == nil {
+			c.tick()
 			err = w.fn(&c.tx)
+		}
+		if err == nil && c.broken {
+			err = errBroken // PostgreSQL would roll back, and call that a success
 		}
 		if w.err = err; err == nil || c.writes == before && !c.broken {
 			continue // an error before anything was written leaves the others alone
@@ -177,8 +203,10 @@ type tx struct {
 	s      *Store
 	conn   *sql.Conn
 	stmts  map[string]*sql.Stmt
-	now    time.Time // of the transaction; the database's where it has a clock for all servers
-	writes int       // statements that may have changed something
+	now    time.Time // as of the last tick; the database's where it has a clock for all servers
+	begun  time.Time // the database's clock when the transaction began,
+	since  time.Time // and this machine's
+	writes int       // statements that changed something
 	broken bool      // a statement failed
 	ctx    context.Context
 }
@@ -217,15 +245,27 @@ func (c *session) begin() error {
 	}
 	c.writes = 0
 	if c.s.clock != nil {
-		c.now = c.s.clock()
+		c.tick()
 		return nil
 	}
+	c.since = time.Now()
 	var ms int64
 	if err := c.row(`SELECT now_ms()`).Scan(&ms); err != nil {
 		return err
 	}
-	c.now = fromMillis(ms)
+	c.begun = fromMillis(ms)
+	c.tick()
 	return nil
+}
+
+// tick brings now up to date: whoever waited for a lock may have waited for
+// long.
+func (t *tx) tick() {
+	if t.s.clock != nil {
+		t.now = t.s.clock()
+		return
+	}
+	t.now = t.begun.Add(time.Since(t.since))
 }
 
 func (c *session) commit() error {
@@ -243,7 +283,9 @@ func (t *tx) stmt(query string) (*sql.Stmt, error) {
 	if stmt := t.stmts[query]; stmt != nil {
 		return stmt, nil
 	}
-	stmt, err := t.conn.PrepareContext(t.ctx, t.s.dialect.bind(query))
+	ctx, cancel := t.bounded()
+	defer cancel()
+	stmt, err := t.conn.PrepareContext(ctx, t.s.dialect.bind(query))
 	if err != nil {
 		t.broken = true
 		return nil, err
@@ -261,7 +303,6 @@ func (t *tx) bounded() (context.Context, context.CancelFunc) {
 }
 
 func (t *tx) exec(query string, args ...any) (sql.Result, error) {
-	t.writes++
 	stmt, err := t.stmt(query)
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
@@ -272,6 +313,9 @@ func (t *tx) exec(query string, args ...any) (sql.Result, error) {
 	if err != nil {
 		t.broken = true
 		return nil, fmt.Errorf("store: %w", err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n > 0 {
+		t.writes++
 	}
 	return res, nil
 }
