@@ -28,8 +28,7 @@ type runner struct {
 type taken struct {
 	store.Work
 	since time.Time
-	fresh bool           // the request was judged just now
-	by    store.Operator // who asked, once the request is judged
+	fresh bool // the request was judged just now
 }
 
 // suspect is a reader that says it has a card; one that takes over another's

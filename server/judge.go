@@ -43,7 +43,7 @@ func (s *Server) verdict(a ask, m *store.Moment) store.Verdict {
 func (a *attempt) judge(m *store.Moment, r *store.Request) store.Verdict {
 	s, set := a.s, a.s.Rules()
 	limits := limitsOf(set, r.MCCMNC, m.Guard)
-	v, d := evaluate(set, askOf(a.work.by, r), m, limits)
+	v, d := evaluate(set, askOf(a.work.Asker, r), m, limits)
 	if v.Refusal != nil {
 		return v
 	}
@@ -62,27 +62,24 @@ func (a *attempt) judge(m *store.Moment, r *store.Request) store.Verdict {
 // reconsider holds a request that waited against the rules, before its card is
 // touched.
 func (s *Server) reconsider(ctx context.Context, work *taken) (store.Verdict, error) {
-	var err error
-	if work.by, err = s.User(ctx, work.Request.UserID); err != nil {
-		return store.Verdict{}, err
-	}
 	all, err := s.Store.Guard(ctx, work.Request.Operator)
 	if err != nil {
 		return store.Verdict{}, err
 	}
-	m := &store.Moment{Now: s.Store.Now(), Card: work.Card}
+	m := &store.Moment{Now: work.At, Card: work.Card} // of the record's clock: this machine's may be another
 	for _, scope := range all {
 		if scope.Group == "" || slices.Contains(work.Card.Groups, scope.Group) {
 			m.Guard = append(m.Guard, scope)
 		}
 	}
 	set := s.Rules()
-	v, _ := evaluate(set, askOf(work.by, work.Request), m, limitsOf(set, work.Request.MCCMNC, m.Guard))
+	v, _ := evaluate(set, askOf(work.Asker, work.Request), m, limitsOf(set, work.Request.MCCMNC, m.Guard))
 	return v, nil
 }
 
-// askOf is a request that was taken in from op.
+// askOf is a request that was taken in.
 func askOf(op store.Operator, r *store.Request) ask {
+	op.MCCMNC = r.MCCMNC
 	return ask{op: op, request: r.ID, eid: r.EID, iccid: r.ICCID, reason: r.Reason, unconnected: r.LeaveUnconnected}
 }
 

@@ -100,7 +100,7 @@ func (s *Server) Deactivate(ctx context.Context, op store.Operator, d Deactivati
 	s.Log.Info("request accepted", "request", r.ID, "eid", r.EID, "operator", op.Name)
 	var work *taken
 	if out.Work != nil {
-		work = &taken{*out.Work, since, true, op}
+		work = &taken{*out.Work, since, true}
 	}
 	if !s.kick(r.EID, work, false) && work != nil {
 		s.release(work.Claim)

@@ -18,6 +18,7 @@ import (
 	"github.com/cardbridge/cardbridge/pcsc/reader"
 	"github.com/cardbridge/cardbridge/server"
 	"github.com/cardbridge/cardbridge/server/inventory"
+	"github.com/cardbridge/cardbridge/server/rules"
 	"github.com/cardbridge/cardbridge/server/servertest"
 	"github.com/cardbridge/cardbridge/server/store"
 )
@@ -33,6 +34,7 @@ type rig struct {
 	authRetry server.Backoff
 	lease     time.Duration
 	options   []store.Option
+	rules     func() *rules.Set
 	store     *store.Store
 	readers   *servertest.Readers
 	source    reader.Source // the readers, or what stands before them
@@ -72,7 +74,7 @@ func newRig(t testing.TB) *rig {
 // unstarted is a rig over the record at where, before start.
 func unstarted(t testing.TB, where string) *rig {
 	r := &rig{
-		TB: t, where: where, readers: servertest.NewReaders(), log: &logBuffer{}, terminal: servertest.Terminal(),
+		TB: t, where: where, rules: servertest.Rules, readers: servertest.NewReaders(), log: &logBuffer{}, terminal: servertest.Terminal(),
 		authRetry: server.Backoff{Min: 5 * time.Millisecond, Max: 100 * time.Millisecond},
 	}
 	r.source = r.readers
@@ -94,7 +96,7 @@ func (r *rig) start() {
 	r.store = s
 	log := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r.Server, err = server.New(server.Config{
-		Store: s, Inventory: inventory.New(r.source, log), Terminal: r.terminal, Log: log, Drain: r.drain, Rules: servertest.Rules,
+		Store: s, Inventory: inventory.New(r.source, log), Terminal: r.terminal, Log: log, Drain: r.drain, Rules: r.rules,
 		Settle:    time.Second,
 		Retry:     server.Backoff{Min: 2 * time.Millisecond, Max: 50 * time.Millisecond},
 		AuthRetry: r.authRetry,

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -227,6 +228,40 @@ func TestRulesAreAskedAgainBeforeTheCard(t *testing.T) {
 	require.NoError(t, r.stop())
 	assert.Equal(t, 1, r.commands("reader", servertest.INSInternalAuthenticate), "to settle the record")
 	assert.Zero(t, r.secured("reader", servertest.INSDeactivate))
+}
+
+// A rule that names operators or users holds at the mark and before the card as
+// it does at submission.
+func TestRulesThatNameWhoAsks(t *testing.T) {
+	r := unstarted(t, filepath.Join(t.TempDir(), "record.db"))
+	text := strings.Replace(string(rules.DefaultYAML), "\nrules:\n", `
+rules:
+  - name: who
+    subject_code: "1.1"
+    reason_code: "1.2"
+    require: operator.name == "one" && request.user == "default"
+    text: not you
+`, 1)
+	set, err := rules.Parse("test", []byte(text))
+	require.NoError(t, err)
+	r.rules = func() *rules.Set { return set }
+	r.start()
+	r.addOperators()
+	for n := 1; n <= 2; n++ { // the card is there, or comes later
+		im := servertest.Image(n)
+		if n == 1 {
+			r.insert(im, nil)
+		} else {
+			r.register(im)
+		}
+		req := r.ask(server.Deactivation{EID: im.EID})
+		if n == 2 {
+			r.until(req, store.Waiting)
+			r.readers.Insert("second", servertest.Card(im), nil)
+		}
+		req = r.finished(req)
+		assert.Equal(t, store.Done, req.State, "%s", req.Detail)
+	}
 }
 
 func TestRefusedByCard(t *testing.T) {

@@ -31,6 +31,8 @@ type Work struct {
 	Claim   Claim
 	Card    *Card    // as it is to the operator of Request
 	Request *Request // the next one; nil where the card's state alone is to be read
+	Asker   Operator // of Request, and its user
+	At      time.Time
 }
 
 const hasWork = `(c.unsettled OR EXISTS (SELECT 1 FROM deactivations d WHERE d.eid = c.eid AND d.finished_at IS NULL AND d.state <> 'held'))`
@@ -97,11 +99,15 @@ func (s *Store) Claim(ctx context.Context, by Server, eid id.EID) (Work, error) 
 		if w.Card, _, err = readCard(tx, eid, operator, ""); err != nil {
 			return err
 		}
+		w.At = tx.now
 		if w.Request == nil {
 			if !w.Card.Unsettled {
 				return tx.giveBack(w.Claim) // what there was has ended meanwhile
 			}
 			return nil
+		}
+		if w.Asker, err = tx.asker(&r); err != nil {
+			return err
 		}
 		var to State
 		var text string

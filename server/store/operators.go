@@ -222,6 +222,19 @@ func (op *Operator) fill(mccmnc string, at int64) (err error) {
 	return nil
 }
 
+// asker is the operator and user that asked for a request.
+func (t *tx) asker(r *Request) (Operator, error) {
+	op := Operator{ID: r.Operator, User: User{ID: r.UserID}}
+	var mccmnc string
+	var at int64
+	err := t.row(`SELECT o.name, o.mccmnc, o.created_at, u.name, u.roles FROM users u JOIN operators o ON o.id = u.operator_id WHERE u.id = ?`, r.UserID).
+		Scan(&op.Name, &mccmnc, &at, &op.User.Name, &op.User.Roles)
+	if err != nil {
+		return op, found(err)
+	}
+	return op, op.fill(mccmnc, at)
+}
+
 // OperatorByToken is the operator and user whose token has this hash, or
 // ErrNotFound.
 func (s *Store) OperatorByToken(ctx context.Context, token TokenHash) (Operator, error) {

@@ -233,7 +233,7 @@ func (s *Store) Submit(ctx context.Context, sub Submission, decide func(*Moment)
 					return err
 				}
 			} else {
-				out.Work = &Work{Claim: *claim, Card: card, Request: &r}
+				out.Work = &Work{Claim: *claim, Card: card, Request: &r, Asker: sub.Operator, At: tx.now}
 			}
 		}
 		out.Request = r
