@@ -248,14 +248,15 @@ func (s *Server) step(ctx context.Context, r *runner, readers []inventory.Place)
 func (s *Server) claim(ctx context.Context, eid id.EID) (*taken, error) {
 	if seen, ok := s.hint(eid); ok {
 		c, err := s.Store.Card(ctx, eid, 0)
-		if err != nil {
-			return nil, err // ErrNotFound: somebody's card, not registered here
-		}
-		if seen != c.EventCounter && !c.Unsettled {
+		if err == nil && seen != c.EventCounter && !c.Unsettled {
 			why := store.Event{Kind: "card unsettled", Internal: true, Detail: map[string]any{"event_counter": seen}}
-			if err := s.Store.Unsettle(ctx, eid, why); err != nil {
-				return nil, err
+			err = s.Store.Unsettle(ctx, eid, why)
+		}
+		if err != nil {
+			if !errors.Is(err, store.ErrNotFound) { // somebody's card, not registered here
+				s.unhinted(eid, seen)
 			}
+			return nil, err
 		}
 	}
 	since := time.Now()
@@ -279,4 +280,13 @@ func (s *Server) hint(eid id.EID) (counter uint32, ok bool) {
 	counter, ok = s.hints[eid]
 	delete(s.hints, eid)
 	return counter, ok
+}
+
+// unhinted keeps a hint for the next time, unless there is a newer one.
+func (s *Server) unhinted(eid id.EID, counter uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, newer := s.hints[eid]; !newer {
+		s.hints[eid] = counter
+	}
 }
