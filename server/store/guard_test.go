@@ -216,6 +216,9 @@ func TestCardGroups(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, []string{"critical", "berlin"}, c.Groups)
 		assert.ErrorIs(t, f.SetCardGroups(t.Context(), f.op, testEID(9), nil), ErrNotFound)
+		for _, bad := range [][]string{{""}, {"a", ""}, {"a b"}, {" "}, {"a", "a"}, {"a", "b a"}} {
+			assert.ErrorIs(t, f.SetCardGroups(t.Context(), f.op, f.eid, bad), ErrGroups, "%q", bad)
+		}
 		r := f.submitBy(t, budgeted{1, guard.NoLimit}, 1)
 		assert.Equal(t, Accepted, r.State)
 		scopes, err := f.Guard(t.Context(), f.op.ID)

@@ -187,10 +187,18 @@ func (s *Store) ResetBreaker(ctx context.Context, operator string) (Operator, er
 // MaxGroups is how many card groups an operator may have.
 const MaxGroups = 256
 
+// ErrGroups says that names of card groups cannot be kept.
+var ErrGroups = errors.New("store: a card group's name is not empty, has no space in it, and is given once")
+
 // SetCardGroups sets the groups that an operator counts a card in; none where
 // there are none. The error matches ErrNotFound where it has not registered the
-// card, and ErrTooMany where it would have more than MaxGroups.
+// card, ErrTooMany where it would have more than MaxGroups, or ErrGroups.
 func (s *Store) SetCardGroups(ctx context.Context, op Operator, eid id.EID, groups []string) error {
+	for i, g := range groups {
+		if !slices.Equal(strings.Fields(g), []string{g}) || slices.Contains(groups[:i], g) {
+			return ErrGroups
+		}
+	}
 	return s.writeFor(ctx, op.ID, "set groups", func(tx *tx) error {
 		var before string
 		err := tx.row(`SELECT card_groups FROM registrations WHERE operator_id = ? AND eid = ?`+s.dialect.forUpdate("registrations"), op.ID, eid.String()).
