@@ -30,8 +30,9 @@ func (s *Store) openPostgres(url string) error {
 		config.ConnectTimeout = connectTimeout
 	}
 	for name, value := range map[string]string{
-		// A server that hangs in a transaction must not keep the others out.
-		"idle_in_transaction_session_timeout": "60000",
+		// A server that hangs in a transaction must not keep the others out, and
+		// those wait for longer than it may.
+		"idle_in_transaction_session_timeout": "10000",
 		"lock_timeout":                        "20000",
 		"statement_timeout":                   "30000",
 		"application_name":                    "cardbridge",
