@@ -131,6 +131,7 @@ func New(c Config) (*Server, error) {
 	if c.Lease <= 0 {
 		c.Lease = DefaultLease
 	}
+	c.Lease = min(c.Lease, store.MaxLease)
 	if c.Approval <= 0 {
 		c.Approval = DefaultApproval
 	}

@@ -26,6 +26,16 @@ type Server struct {
 	Lease time.Duration
 }
 
+// MaxLease is the longest lease. One that would hold for longer is of a clock
+// that has gone back since, and holds no more.
+const MaxLease = 5 * time.Minute
+
+// free is the condition that a card may be claimed, at a moment that is given
+// twice.
+func free(claimUntil, now string) string {
+	return fmt.Sprintf(`(%[1]s <= %[2]s OR %[1]s - %[3]d > %[2]s)`, claimUntil, now, MaxLease.Milliseconds())
+}
+
 // Work is a card that a server has claimed, and what there is to do with it.
 type Work struct {
 	Claim   Claim
@@ -45,10 +55,10 @@ func (s *Store) Waiting(ctx context.Context, eids []id.EID, limit int) ([]id.EID
 	if s.clock == nil {
 		now = `(SELECT now_ms())`
 	} else {
-		args = append(args, millis(s.now()))
+		args = append(args, millis(s.now()), millis(s.now()))
 	}
 	return collect(reads{s, ctx}, scanEID,
-		`SELECT c.eid FROM cards c WHERE `+s.dialect.in("c.eid")+` AND c.claim_until <= `+now+` AND `+hasWork+` LIMIT ?`, append(args, limit)...)
+		`SELECT c.eid FROM cards c WHERE `+s.dialect.in("c.eid")+` AND `+free("c.claim_until", now)+` AND `+hasWork+` LIMIT ?`, append(args, limit)...)
 }
 
 func texts(eids []id.EID) []string {
@@ -148,8 +158,8 @@ const noWork = ` AND NOT EXISTS (SELECT 1 FROM deactivations d WHERE d.eid = car
 func (t *tx) claim(by Server, eid id.EID, only string) (token int64, err error) {
 	now := millis(t.now)
 	err = t.row(`UPDATE cards SET claim_by = ?, claim_token = claim_token + 1, claim_until = ?
-	             WHERE eid = (SELECT eid FROM cards WHERE eid = ? AND claim_until <= ?`+only+t.s.dialect.skipLocked+`) RETURNING claim_token`,
-		by.Name, now+by.Lease.Milliseconds(), eid.String(), now).Scan(&token)
+	             WHERE eid = (SELECT eid FROM cards WHERE eid = ? AND `+free("claim_until", "?")+only+t.s.dialect.skipLocked+`) RETURNING claim_token`,
+		by.Name, now+min(by.Lease, MaxLease).Milliseconds(), eid.String(), now, now).Scan(&token)
 	if err == nil {
 		t.writes++
 	}
@@ -188,7 +198,7 @@ func (s *Store) Release(ctx context.Context, c Claim) error {
 // server may have lost it, such as with the answer to a commit.
 func (s *Store) Renew(ctx context.Context, by Server, eids []id.EID) (renewed []id.EID, err error) {
 	renew := func(q querier, now string, moment ...any) ([]id.EID, error) {
-		args := append(slices.Clone(moment), by.Lease.Milliseconds(), by.Name, s.dialect.list(texts(eids)))
+		args := append(slices.Clone(moment), min(by.Lease, MaxLease).Milliseconds(), by.Name, s.dialect.list(texts(eids)))
 		return collect(q, scanEID, `UPDATE cards SET claim_until = `+now+` + ? WHERE eid IN
 			(SELECT eid FROM cards WHERE claim_by = ? AND `+s.dialect.in("eid")+` AND claim_until > `+now+s.dialect.skipLocked+`) RETURNING eid`,
 			append(args, moment...)...)

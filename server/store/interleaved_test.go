@@ -44,15 +44,15 @@ func (f *fixture) behind(t *testing.T, meanwhile func(), do func() error, query 
 
 // A mark that waits for a lock while its lease, or its deadline, passes is none.
 func TestMarkThatWaitsPastItsLeaseOrDeadline(t *testing.T) {
-	for name, after := range map[string]time.Duration{"lease": time.Minute, "deadline": time.Hour} {
+	for name, after := range map[string]time.Duration{"lease": time.Minute, "deadline": 2 * time.Minute} {
 		t.Run(name, func(t *testing.T) {
 			f := onPostgres(t)
 			f.settled(t)
 			if name == "deadline" {
-				f.me.Lease = 2 * time.Hour
+				f.me.Lease = 4 * time.Minute
 			}
 			sub := f.submission(1)
-			sub.Timeout = time.Hour
+			sub.Timeout = 2 * time.Minute
 			out, err := f.Submit(t.Context(), sub, func(*Moment) Verdict { return Verdict{Window: time.Hour} })
 			require.NoError(t, err)
 			f.claim(t)
@@ -194,6 +194,25 @@ func TestClaimThatNobodyKnowsOfPasses(t *testing.T) {
 			assert.Equal(t, []id.EID{other.Claim.EID}, renewed)
 		}
 		_, err = f.Claim(t.Context(), Server{"another", time.Minute}, f.eid)
+		assert.NoError(t, err)
+	})
+}
+
+// A claim of a server that died before the clock went back passes all the same.
+func TestClaimOfAClockThatWentBack(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.settled(t)
+		f.submit(t, 1)
+		_, err := f.Claim(t.Context(), Server{"dead", 15 * time.Second}, f.eid)
+		require.NoError(t, err)
+		f.clock.add(-time.Minute)
+		_, err = f.Claim(t.Context(), f.me, f.eid)
+		assert.ErrorIs(t, err, ErrNotFound)
+		f.clock.add(-time.Hour)
+		waiting, err := f.Waiting(t.Context(), []id.EID{f.eid}, 1)
+		require.NoError(t, err)
+		assert.Len(t, waiting, 1)
+		_, err = f.Claim(t.Context(), f.me, f.eid)
 		assert.NoError(t, err)
 	})
 }
