@@ -3,6 +3,7 @@
 # make bench  the benchmarks
 #
 # make hwtest BENCH=bench.yaml ALLOW=ICCID   checks real readers and cards (docs/hardware.md)
+# make torture                               faults at every step of a request, on servers that share a record
 # make torture-readers                       a fault at every APDU, on every reader stack
 # make bench-pcsc bench-rsa bench-trace      measured against peers (docs/bench)
 
@@ -16,7 +17,7 @@ PACKAGES      := gcc pkg-config libpcsclite-dev libusb-1.0-0-dev pcscd vsmartcar
 TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql opensc pcsc-tools python3
 
 
-.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace hwtest torture-readers nightly vuln clean
+.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace hwtest torture torture-readers nightly vuln clean
 
 all: build
 
@@ -68,13 +69,15 @@ cross:
 	done
 
 # What runs in a virtual machine runs without the race detector, which would
-# take minutes there; the same code has its race tests outside. Allocations are
-# counted without it too.
+# take minutes there; the same code has its race tests outside. The 2,000 trials
+# of requests run without it too, a few of them with it. Allocations are counted
+# without it.
 IN_VM := ./hwtest/usbtest ./hwtest/torture/usb
 
 unit:
 	$(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v -e /hwtest/usbtest$$ -e /hwtest/torture/usb$$)
 	$(GO) test -count=1 -timeout 15m $(IN_VM)
+	$(GO) test -count=1 -timeout 15m -run 'TestTorture|TestFailedOnce' ./hwtest/torture/requests
 	$(GO) test -count=1 -run Allocations ./card/cryptogram ./card/securemsg
 
 # fuzz runs every fuzz target for FUZZTIME.
@@ -106,6 +109,13 @@ HWREPORT ?= hwtest-report
 hwtest: deps
 	$(GO) test -c -o bin/hwtest ./hwtest
 	bin/hwtest $(if $(BENCH),-bench $(BENCH)) $(if $(ALLOW),-allow $(ALLOW)) -out $(HWREPORT)
+
+# torture runs trials of requests with faults, and writes docs/faults-server.md;
+# N=500 runs 500 of them, SEED= those of a run, TRIAL= one of them alone, and
+# neither writes.
+torture: test-deps
+	$(GO) build -o bin/torture ./hwtest/torture/requests/run
+	bin/torture $(if $(SEED),-seed $(SEED)) $(if $(TRIAL),-trial $(TRIAL),-n $(or $(N),10000)) $(if $(N)$(TRIAL),,-page docs/faults-server.md)
 
 # torture-readers runs a deactivation with a fault at every APDU, on every reader
 # stack, and writes docs/faults.md; N=100 runs a seeded sample of 100.
