@@ -5,11 +5,9 @@ import (
 	"crypto/rsa"
 	"database/sql"
 	"database/sql/driver"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -200,13 +198,4 @@ func rulesWith(budget string) *rules.Set {
 		set, _ = ruleSets.LoadOrStore(budget, servertest.RulesWith(budget))
 	}
 	return set.(*rules.Set)
-}
-
-// quoted is a JSON string, as %q is not.
-func quoted(s string) string {
-	b, err := json.Marshal(s)
-	if err != nil {
-		return strconv.Quote(s)
-	}
-	return string(b)
 }

@@ -232,7 +232,7 @@ func (p *play) compareAsked(pic picture) {
 				p.mismatch("request %s was taken in and is not in the record", r)
 			}
 			if i > 0 && r != first {
-				p.mismatch("%s has two requests, %s and %s", quoted(a.key), first, r)
+				p.mismatch("%q has two requests, %s and %s", a.key, first, r)
 			}
 			first = r
 		}

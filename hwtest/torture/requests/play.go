@@ -70,9 +70,8 @@ type operator struct{ asker, approver store.Operator }
 type asked struct {
 	plan    askPlan
 	key     string
-	calls   int              // that were made
-	answers []id.RequestID   // that came
-	refused map[string]error // calls that were answered by an error of the operator's own
+	calls   int            // that were made
+	answers []id.RequestID // that came
 }
 
 const longStory = 400 // lines of a story
@@ -383,7 +382,7 @@ func (w *world) run(ctx context.Context, t *Trial) (*play, error) {
 	p.arm(true)
 	var asking sync.WaitGroup
 	for i, a := range t.asks {
-		one := &asked{plan: a, refused: map[string]error{}}
+		one := &asked{plan: a}
 		if a.key {
 			one.key = fmt.Sprintf("key %d", i)
 		}
@@ -491,19 +490,19 @@ func (p *play) handIn(a *asked, o operator, d server.Deactivation, node int) (id
 			err = errDead // the answer reaches nobody
 		}
 		if err == nil {
-			p.tell("server %d takes request %s for card %s, %s", n.index, r, d.EID, quoted(d.Key))
+			p.tell("server %d takes request %s for card %s, %q", n.index, r, d.EID, d.Key)
 			p.mu.Lock()
 			a.answers = append(a.answers, r)
 			p.mu.Unlock()
 			return r, true
 		}
-		p.tell("server %d does not take a request for card %s, %s: %v", n.index, d.EID, quoted(d.Key), err)
+		p.tell("server %d does not take a request for card %s, %q: %v", n.index, d.EID, d.Key, err)
 		if d.Key == "" {
 			return id.RequestID{}, false
 		}
 		time.Sleep(3 * time.Millisecond)
 	}
-	p.mismatch("no server takes request %s for card %s", quoted(d.Key), d.EID)
+	p.mismatch("no server takes request %q for card %s", d.Key, d.EID)
 	return id.RequestID{}, false
 }
 

@@ -3,4 +3,4 @@
 package requests
 
 // many is how many trials a test run has: under the race detector a few.
-const many = 100
+const many = 80
