@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -144,6 +145,33 @@ func (c *Card) Image() *Image {
 	defer c.mu.Unlock()
 	return c.image.clone()
 }
+
+// Restore has the memory hold im, an image of this very card with its keys, as
+// Image gave it, and puts the card back into its reader, powered on. No fault
+// strikes at it. The error matches ErrImage, or is the Store's.
+func (c *Card) Restore(im *Image) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was, next := c.image, im.clone()
+	same := was.EID == im.EID && slices.Equal(was.Suites, im.Suites) && sameKeys(was.Keys, im.Keys) &&
+		slices.EqualFunc(was.ServerKeySets, im.ServerKeySets, func(a, b cryptogram.KeySetPEM) bool {
+			return a.ID == b.ID && sameKeys(a.KeysPEM, b.KeysPEM)
+		}) && reflect.DeepEqual(was.about(), im.about())
+	if !same {
+		return fmt.Errorf("%w: it is another card's", ErrImage)
+	}
+	if err := next.checkMemory(c.material.servers); err != nil {
+		return err
+	}
+	if err := c.save(next); err != nil {
+		return err
+	}
+	c.image, c.powered, c.removal.out = next, true, false
+	c.reset()
+	return nil
+}
+
+func sameKeys(a, b cryptogram.KeysPEM) bool { return a.Enc == b.Enc && slices.Equal(a.Auth, b.Auth) }
 
 // Power turns the card on or off. Either way what it keeps in RAM is gone:
 // channels, authentication state, the failures since reset.

@@ -30,8 +30,9 @@ func WithFaults(faults ...Fault) Option {
 // Observer is told what happens to a card, as it happens. Each may be nil, and
 // must not call the card.
 type Observer struct {
-	// Exchange is called with each command and its response, nil where the card
-	// does not answer. They are the card's and change after the call.
+	// Exchange is called with each command as the card got it, or would have, and
+	// its response, nil where the card does not answer. They are the card's and
+	// change after the call.
 	Exchange func(capdu, rapdu []byte)
 	// Restart is called where the card lost what it keeps in RAM: by a reset, with
 	// its power, or out of its reader.
@@ -168,7 +169,7 @@ func (c *Card) tear(next *Image, n int) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.image.reread(held)
+	return reread(held, c.material.servers)
 }
 
 // outcome is what leaves the card of a command, and when.
@@ -184,13 +185,16 @@ func (c *Card) edge(capdu []byte) outcome {
 	if _, away := c.away(); away || !c.powered {
 		return outcome{}
 	}
-	out := c.pass(capdu)
+	v := c.faults.Begin(capdu)
+	if !v.Skip {
+		capdu = v.CAPDU
+	}
+	out := c.pass(v)
 	c.exchanged(capdu, out.rapdu)
 	return out
 }
 
-func (c *Card) pass(capdu []byte) outcome {
-	v := c.faults.Begin(capdu)
+func (c *Card) pass(v fault.Verdict) outcome {
 	rapdu := v.Answer
 	if !v.Skip {
 		rapdu = c.exchange(v.CAPDU)
@@ -198,7 +202,6 @@ func (c *Card) pass(capdu []byte) outcome {
 	switch {
 	case c.cut != nil:
 		c.faults.End(nil)
-		c.changed() // an application may have thought otherwise of what was written
 		c.remove(c.cut.Away)
 		c.cut = nil
 		return outcome{}

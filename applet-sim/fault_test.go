@@ -205,3 +205,35 @@ func FuzzFaults(f *testing.F) {
 		require.NoError(t, err)
 	})
 }
+
+// TestRestore: a card can be put back to what it was, as it was then, and to
+// nothing else.
+func TestRestore(t *testing.T) {
+	c := open(t, writeImage(t, testImage(t)))
+	was := c.Image()
+	m := newTerminal(t, c)
+	m.do(1, insDeactivate, order{1, eleven, nil, 0x100}.data())
+	c.Remove()
+	require.NoError(t, c.Restore(was))
+	assert.Equal(t, was, c.Image())
+	run(t, c, step{getEID, "6985"}, step{selectApplet, "…9000"})
+	held, err := c.store.(*FileStore).load()
+	require.NoError(t, err)
+	want, err := was.Marshal()
+	require.NoError(t, err)
+	assert.Equal(t, string(want), string(held))
+
+	for _, spoil := range []func(*Image){
+		func(im *Image) { im.EID[5] ^= 1 },
+		func(im *Image) { im.Keys.Auth[0] = im.Keys.Enc },
+		func(im *Image) { im.Suites = []int{1} },
+		func(im *Image) { im.ServerKeySets = im.ServerKeySets[:1] },
+		func(im *Image) { im.Profiles[1].State = Enabled },
+		func(im *Image) { im.Runtime = &Runtime{About: &EUICC{Plain: true}} },
+	} {
+		im := was.clone()
+		spoil(im)
+		require.ErrorIs(t, c.Restore(im), ErrImage)
+	}
+	assert.Equal(t, was, c.Image())
+}

@@ -172,14 +172,14 @@ func ParseImage(b []byte) (*Image, error) {
 	return im, nil
 }
 
-// reread is what a memory that held im holds now. Its keys are im's, and are not
-// parsed again.
-func (im *Image) reread(b []byte) (*Image, error) {
+// reread is what the memory of a card that knows those servers holds now. Its
+// keys are not parsed again.
+func reread(b []byte, servers []server) (*Image, error) {
 	now := &Image{}
 	if err := cryptogram.DecodeStrict(b, now); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrImage, err)
 	}
-	return now, now.checkProfiles()
+	return now, now.checkMemory(servers)
 }
 
 // Marshal is the image as it stands in a file.

@@ -46,6 +46,14 @@ func (im *Image) load() (material, error) {
 	return m, im.checkRuntime(m.servers)
 }
 
+// checkMemory checks what a card stores beside its keys.
+func (im *Image) checkMemory(servers []server) error {
+	if err := im.checkProfiles(); err != nil {
+		return err
+	}
+	return im.checkRuntime(servers)
+}
+
 func (im *Image) loadServers() ([]server, error) {
 	if n := len(im.ServerKeySets); im.ServerKeySets == nil || n > maxKeySets {
 		return nil, fmt.Errorf("%w: %d server key sets, at most %d wanted, and [] for none", ErrImage, n, maxKeySets)
