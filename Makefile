@@ -4,6 +4,7 @@
 #
 # make hwtest BENCH=bench.yaml ALLOW=ICCID   checks real readers and cards (docs/hardware.md)
 # make torture                               faults at every step of a request, on servers that share a record
+# make torture-card N=20000                  random commands and faults against the emulated card
 # make torture-readers                       a fault at every APDU, on every reader stack
 # make bench-pcsc bench-rsa bench-trace      measured against peers (docs/bench)
 
@@ -17,7 +18,7 @@ PACKAGES      := gcc pkg-config libpcsclite-dev libusb-1.0-0-dev pcscd vsmartcar
 TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql opensc pcsc-tools python3
 
 
-.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace hwtest torture torture-readers nightly vuln clean
+.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace hwtest torture torture-readers nightly vuln clean torture-card
 
 all: build
 
@@ -79,6 +80,7 @@ unit:
 	$(GO) test -count=1 -timeout 15m $(IN_VM)
 	$(GO) test -count=1 -timeout 15m -run 'TestTorture|TestFailedOnce' ./hwtest/torture/requests
 	$(GO) test -count=1 -run Allocations ./card/cryptogram ./card/securemsg
+	$(GO) test -count=1 -run TestInvariants ./hwtest/torture/emulator
 
 # fuzz runs every fuzz target for FUZZTIME.
 fuzz:
@@ -121,6 +123,12 @@ torture: test-deps
 # stack, and writes docs/faults.md; N=100 runs a seeded sample of 100.
 torture-readers: test-deps
 	$(GO) run ./hwtest/torture/matrix -n $(or $(N),-1) $(if $(N),,-table docs/faults.md)
+
+# torture-card plays N random sequences of commands and faults on emulated cards
+# and holds their memory against invariants; SEED=1.
+torture-card:
+	@$(GO) build -o bin/torture-card ./hwtest/torture/emulator
+	@bin/torture-card -n $(or $(N),20000) -seed $(or $(SEED),1)
 
 # nightly is what is too long for every change: a million RSA operations against
 # math/big and crypto/rsa, fuzzing for a minute each, the whole torture matrix.

@@ -5,6 +5,7 @@ package testcard
 import (
 	"encoding/json"
 	"fmt"
+	"sync"
 
 	appletsim "github.com/cardbridge/cardbridge/applet-sim"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
@@ -23,13 +24,12 @@ func Image(n int) *appletsim.Image {
 	if n < 0 || n >= Max {
 		panic(fmt.Sprintf("testcard: card %d: there are %d", n, Max))
 	}
-	public, err := public(testkeys.Server().KeysPEM)
-	must(err)
 	im := &appletsim.Image{
 		EID:  id.EID{0x89, 0x04, 0x90, 0x32, 0x11, 12: digits(n / 10000), 13: digits(n / 100), 14: digits(n)}.WithCheckDigits(),
 		Keys: testkeys.Card(), Suites: []int{1, 3},
-		ServerKeySets: []cryptogram.KeySetPEM{{ID: testkeys.Server().ID, KeysPEM: public}},
+		ServerKeySets: []cryptogram.KeySetPEM{{ID: testkeys.Server().ID, KeysPEM: server()}},
 	}
+	var err error
 	for i, name := range []string{"Working", "Spare", "Bootstrap"} {
 		p := appletsim.Profile{State: appletsim.Disabled, Class: appletsim.Operational, Provider: "Test network", Name: name}
 		p.ICCID, err = id.ParseICCID(fmt.Sprintf("8988001%011d%d", n, i))
@@ -42,6 +42,13 @@ func Image(n int) *appletsim.Image {
 	im.Profiles[2].Class = appletsim.Provisioning
 	return im
 }
+
+// server is the public half of the server's key set.
+var server = sync.OnceValue(func() cryptogram.KeysPEM {
+	k, err := public(testkeys.Server().KeysPEM)
+	must(err)
+	return k
+})
 
 func digits(n int) byte { return byte(n/10%10<<4 | n%10) }
 
