@@ -185,10 +185,9 @@ func (p *play) operate(o *operate) {
 	_, _ = terminal.Attempt(ctx, ch, target, card.Attempt{ // what came of it stands in the memory
 		Command: cmd, Recorded: im.EventCounter,
 		BeforeSend: func(context.Context) error {
-			if o.Impostor {
-				p.violate(authorised, "a terminal with other keys has a session")
+			if !o.Impostor { // who may think it has a session where a fault says 9000
+				p.intent = &intent{o.INS, o.Suite, cmd.ICCID, cmd.Operator, cmd.Counter}
 			}
-			p.intent = &intent{o.INS, o.Suite, cmd.ICCID, cmd.Operator, cmd.Counter}
 			return nil
 		},
 	})
