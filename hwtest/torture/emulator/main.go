@@ -95,6 +95,7 @@ type plan struct {
 	n, seed         uint64
 	workers         int
 	spoil           func(*torment) // breaks each card; nil: none
+	until           string         // the invariant to be seen broken, which is enough; "": none
 	found, progress io.Writer
 }
 
@@ -130,7 +131,10 @@ func (p plan) run(ctx context.Context) (summary, error) {
 			}
 			for ctx.Err() == nil {
 				i := next.Add(1) - 1
-				if i >= p.n {
+				mu.Lock()
+				enough := sum.broken[p.until] > 0
+				mu.Unlock()
+				if i >= p.n || enough {
 					return
 				}
 				q := generate(p.seed, i)
@@ -141,7 +145,7 @@ func (p plan) run(ctx context.Context) (summary, error) {
 				if q.RSA {
 					sum.rsa++
 				}
-				tell := len(broken) > 0 && sum.violations < maxTold
+				tell := len(broken) > 0 && sum.violations < maxTold && (p.until == "" || broken[0].Invariant == p.until)
 				if len(broken) > 0 {
 					sum.violations++
 					sum.broken[broken[0].Invariant]++

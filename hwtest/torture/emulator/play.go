@@ -20,6 +20,7 @@ type play struct {
 	intent     *intent // of the command that the terminal sends now
 	held       []byte  // by the memory before the command under way
 	last       []byte  // what an operate sent last
+	owed       *intent // authorised by the last operate, not carried out yet
 	at         int     // step
 	channels   [4]bool // opened by the player
 	violations []violation
@@ -68,8 +69,10 @@ func (p *play) do(s step) {
 	case s.Operate != nil:
 		p.operate(s.Operate)
 	case s.Replay:
-		if p.last != nil {
+		if p.last != nil { // where it was lost on the way, its session may still stand
+			p.intent = p.owed
 			p.send(p.last)
+			p.intent = nil
 		}
 	default:
 		b, err := hex.DecodeString(s.APDU)
@@ -187,6 +190,7 @@ func (p *play) operate(o *operate) {
 		BeforeSend: func(context.Context) error {
 			if !o.Impostor { // who may think it has a session where a fault says 9000
 				p.intent = &intent{o.INS, o.Suite, cmd.ICCID, cmd.Operator, cmd.Counter}
+				p.owed = p.intent
 			}
 			return nil
 		},
