@@ -6,7 +6,7 @@
 # make torture                               faults at every step of a request, on servers that share a record
 # make torture-card N=20000                  random commands and faults against the emulated card
 # make torture-readers                       a fault at every APDU, on every reader stack
-# make bench-pcsc bench-rsa bench-trace      measured against peers (docs/bench)
+# make bench-pcsc bench-rsa bench-trace bench-card   measured against peers (docs/bench)
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -15,10 +15,9 @@ SUDO        := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 FUZZTIME    ?= 2s
 
 PACKAGES      := gcc pkg-config libpcsclite-dev libusb-1.0-0-dev pcscd vsmartcard-vpcd
-TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql opensc pcsc-tools python3
+TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql opensc pcsc-tools python3 libcacard-dev libnss3-tools
 
-
-.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace hwtest torture torture-readers nightly vuln clean torture-card
+.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace bench-card hwtest torture torture-readers torture-card nightly vuln clean
 
 all: build
 
@@ -105,6 +104,12 @@ bench-rsa: test-deps
 # bench-trace measures recording, other tools' formats, show and diff.
 bench-trace:
 	$(GO) test -run '^$$' -bench 'Recorder|Reader|Redactor|Import|Export|Diff|Show|Explain' -benchmem ./apdu/trace/... ./card/explain
+
+# bench-card measures the emulated card by calls, and through pcscd and vpcd
+# against libcacard's CAC card.
+bench-card: test-deps
+	$(GO) build -o bin/benchcard ./hwtest/benchcard
+	@out=$$(mktemp); trap 'rm -f "$$out"' EXIT; bin/benchcard | tee "$$out"; grep -q '^ratio ' "$$out"
 
 # hwtest checks what is plugged in; without BENCH, a virtual bench.
 HWREPORT ?= hwtest-report

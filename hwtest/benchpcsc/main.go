@@ -39,7 +39,7 @@ func main() {
 		count := flag.Int("count", 60, "exchanges in a slice")
 		deactivations := flag.Int("deactivations", 4, "deactivations of a card with real timing")
 		flag.Parse()
-		if perr := realTime(); perr != nil {
+		if perr := rig.RealTime(); perr != nil {
 			fmt.Printf("other programs' work is in the figures: no real-time priority: %v\n", perr)
 		}
 		var ratio, ours float64

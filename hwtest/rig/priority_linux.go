@@ -1,4 +1,4 @@
-package main
+package rig
 
 import (
 	"runtime"
@@ -6,9 +6,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// realTime puts what this goroutine starts from now on before all else that the
+// RealTime puts what this goroutine starts from now on before all else that the
 // machine does, where the kernel lets it: others' work would be in the figure.
-func realTime() error {
+func RealTime() error {
 	runtime.LockOSThread() // a child inherits from the thread that starts it
 	attr := unix.SchedAttr{Policy: unix.SCHED_RR, Priority: 5}
 	attr.Size = unix.SizeofSchedAttr

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package rig
+
+import "errors"
+
+func RealTime() error { return errors.ErrUnsupported }
