@@ -136,11 +136,13 @@ torture-card:
 	@bin/torture-card -n $(or $(N),20000) -seed $(or $(SEED),1)
 
 # nightly is what is too long for every change: a million RSA operations against
-# math/big and crypto/rsa, fuzzing for a minute each, the whole torture matrix.
+# math/big and crypto/rsa, fuzzing for a minute each, the whole torture matrix,
+# a million sequences against the emulated card.
 nightly: test-deps
 	RSAFAST_OPERATIONS=1000000 $(GO) test -count=1 -run TestRandomOperations -timeout 0 ./card/rsafast
 	.ci/fuzz 60s
 	$(GO) run ./hwtest/torture/matrix -n -1
+	$(GO) run ./hwtest/torture/emulator -n 1000000
 
 # vuln needs the vulnerability database, and so the network.
 vuln:

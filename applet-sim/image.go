@@ -194,6 +194,24 @@ func (im *Image) Marshal() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// Record is the card record that registers the image's card with a server (§9).
+// The error matches cryptogram.ErrKey.
+func (im *Image) Record() ([]byte, error) {
+	keys, err := im.Keys.PublicHalf()
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(struct {
+		EID          id.EID             `json:"eid"`
+		Keys         cryptogram.KeysPEM `json:"keys"`
+		Suites       []int              `json:"suites"`
+		Policy       Policy             `json:"policy"`
+		Profiles     []Profile          `json:"profiles"`
+		EventCounter uint32             `json:"event_counter"`
+	}{im.EID, keys, im.Suites, im.Policy, im.Profiles, im.EventCounter}, "", "  ")
+	return append(b, '\n'), err
+}
+
 // clone is a copy to change: of all but the bytes of stored answers and files.
 func (im *Image) clone() *Image {
 	c := *im

@@ -113,7 +113,7 @@ func New(tb testing.TB, opts ...Option) *Sim {
 	for _, f := range r.change {
 		f(im)
 	}
-	record, err := testcard.Record(im)
+	record, err := im.Record()
 	must(err)
 	registered, err := card.ParseRecord(record)
 	must(err)

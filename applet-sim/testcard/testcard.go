@@ -3,7 +3,6 @@
 package testcard
 
 import (
-	"encoding/json"
 	"fmt"
 	"sync"
 
@@ -45,7 +44,7 @@ func Image(n int) *appletsim.Image {
 
 // server is the public half of the server's key set.
 var server = sync.OnceValue(func() cryptogram.KeysPEM {
-	k, err := public(testkeys.Server().KeysPEM)
+	k, err := testkeys.Server().KeysPEM.PublicHalf()
 	must(err)
 	return k
 })
@@ -57,30 +56,4 @@ func must(err error) {
 	if err != nil {
 		panic(fmt.Sprintf("testcard: %v", err))
 	}
-}
-
-// Record is the card record that registers an image's card with a server
-// (docs/protocol.md §9). The error matches cryptogram.ErrKey.
-func Record(im *appletsim.Image) ([]byte, error) {
-	keys, err := public(im.Keys)
-	if err != nil {
-		return nil, err
-	}
-	b, err := json.MarshalIndent(struct {
-		EID          id.EID              `json:"eid"`
-		Keys         cryptogram.KeysPEM  `json:"keys"`
-		Suites       []int               `json:"suites"`
-		Policy       appletsim.Policy    `json:"policy"`
-		Profiles     []appletsim.Profile `json:"profiles"`
-		EventCounter uint32              `json:"event_counter"`
-	}{im.EID, keys, im.Suites, im.Policy, im.Profiles, im.EventCounter}, "", "  ")
-	return append(b, '\n'), err
-}
-
-func public(k cryptogram.KeysPEM) (cryptogram.KeysPEM, error) {
-	private, err := k.Private()
-	if err != nil {
-		return cryptogram.KeysPEM{}, err
-	}
-	return cryptogram.EncodePublic(private.Public())
 }

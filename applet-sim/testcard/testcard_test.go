@@ -23,7 +23,7 @@ func TestImages(t *testing.T) {
 		for _, p := range im.Profiles {
 			iccids[p.ICCID] = true
 		}
-		b, err := testcard.Record(im)
+		b, err := im.Record()
 		require.NoError(t, err)
 		record, err := card.ParseRecord(b)
 		require.NoError(t, err)
@@ -36,6 +36,6 @@ func TestImages(t *testing.T) {
 	}
 	broken := testcard.Image(0)
 	broken.Keys.Enc = ""
-	_, err := testcard.Record(broken)
+	_, err := broken.Record()
 	require.Error(t, err)
 }

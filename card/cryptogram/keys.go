@@ -245,6 +245,16 @@ func EncodePublic(k PublicKeys) (KeysPEM, error) {
 	return out, err
 }
 
+// PublicHalf is the public half of a set of private keys, as it stands in files.
+// The error matches ErrKey.
+func (k KeysPEM) PublicHalf() (KeysPEM, error) {
+	private, err := k.Private()
+	if err != nil {
+		return KeysPEM{}, err
+	}
+	return EncodePublic(private.Public())
+}
+
 // Generate makes a new key set of 1 or 3 auth keys, ordered, of bits each
 // (2048, 3072, 4096), and an enc key of its own, as it stands in files.
 func Generate(auth, bits int) (KeysPEM, error) {

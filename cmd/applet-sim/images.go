@@ -36,7 +36,7 @@ makes a card with keys of its own. No file is overwritten.`,
 			if err != nil {
 				return err
 			}
-			registers, err := testcard.Record(im)
+			registers, err := im.Record()
 			if err != nil {
 				return err
 			}

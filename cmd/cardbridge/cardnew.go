@@ -109,22 +109,7 @@ func writeCard(p *printer, im *appletsim.Image, imageFile, recordFile string) er
 	if _, err := appletsim.ParseImage(imageJSON); err != nil {
 		return err
 	}
-	private, err := im.Keys.Private()
-	if err != nil {
-		return err
-	}
-	public, err := cryptogram.EncodePublic(private.Public())
-	if err != nil {
-		return err
-	}
-	recordJSON, err := indent(struct {
-		EID          id.EID              `json:"eid"`
-		Keys         cryptogram.KeysPEM  `json:"keys"`
-		Suites       []int               `json:"suites"`
-		Policy       appletsim.Policy    `json:"policy"`
-		Profiles     []appletsim.Profile `json:"profiles"`
-		EventCounter uint32              `json:"event_counter"`
-	}{im.EID, public, im.Suites, im.Policy, im.Profiles, im.EventCounter})
+	recordJSON, err := im.Record()
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ func TestWarnsOfTestKeys(t *testing.T) {
 	}
 	set, err := json.Marshal(testkeys.Server())
 	require.NoError(t, err)
-	record, err := testcard.Record(testcard.Image(0))
+	record, err := testcard.Image(0).Record()
 	require.NoError(t, err)
 	keyset, card := write("server.json", set), write("record.json", record)
 	own := newKeySet(t)

@@ -142,7 +142,7 @@ func authentications(c *appletsim.Card) error {
 	if err != nil {
 		return err
 	}
-	record, err := testcard.Record(c.Image())
+	record, err := c.Image().Record()
 	if err != nil {
 		return err
 	}

@@ -34,16 +34,12 @@ func keySet(side string) cryptogram.KeysPEM {
 	return cryptogram.KeysPEM{Auth: []string{k[side+"-auth-1"], k[side+"-auth-2"], k[side+"-auth-3"]}, Enc: k[side+"-enc"]}
 }
 
-func public(k cryptogram.KeysPEM) cryptogram.KeysPEM {
-	private, err := k.Private()
-	must(err)
-	out, err := cryptogram.EncodePublic(private.Public())
-	must(err)
-	return out
-}
-
 // serverPublic is made once: there may be many cards.
-var serverPublic = sync.OnceValue(func() cryptogram.KeysPEM { return public(keySet("server")) })
+var serverPublic = sync.OnceValue(func() cryptogram.KeysPEM {
+	k, err := keySet("server").PublicHalf()
+	must(err)
+	return k
+})
 
 // KID is the id of the server's key set.
 const KID = 1
@@ -113,14 +109,7 @@ func Stranger(im *appletsim.Image) *appletsim.Image {
 
 // Record is the card record file of an image.
 func Record(im *appletsim.Image) []byte {
-	b, err := json.Marshal(struct {
-		EID          id.EID              `json:"eid"`
-		Keys         cryptogram.KeysPEM  `json:"keys"`
-		Suites       []int               `json:"suites"`
-		Policy       appletsim.Policy    `json:"policy"`
-		Profiles     []appletsim.Profile `json:"profiles"`
-		EventCounter uint32              `json:"event_counter"`
-	}{im.EID, public(im.Keys), im.Suites, im.Policy, im.Profiles, im.EventCounter})
+	b, err := im.Record()
 	must(err)
 	return b
 }

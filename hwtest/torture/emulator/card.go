@@ -168,7 +168,7 @@ func newTorment(realKeys bool) (*torment, error) {
 	if err != nil {
 		return nil, err
 	}
-	record, err := testcard.Record(im)
+	record, err := im.Record()
 	if err != nil {
 		return nil, err
 	}

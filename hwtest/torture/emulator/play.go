@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cardbridge/cardbridge/apdu"
+	appletsim "github.com/cardbridge/cardbridge/applet-sim"
 	"github.com/cardbridge/cardbridge/applet-sim/fault"
 	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
@@ -17,12 +18,13 @@ import (
 type play struct {
 	*torment
 	es10       es10
-	intent     *intent // of the command that the terminal sends now
-	held       []byte  // by the memory before the command under way
-	last       []byte  // what an operate sent last
-	owed       *intent // authorised by the last operate, not carried out yet
-	at         int     // step
-	channels   [4]bool // opened by the player
+	intent     *intent          // of the command that the terminal sends now
+	seen       *appletsim.Image // after the last command: nothing else changes it
+	held       []byte           // by the memory before the command under way
+	last       []byte           // what an operate sent last
+	owed       *intent          // authorised by the last operate, not carried out yet
+	at         int              // step
+	channels   [4]bool          // opened by the player
 	violations []violation
 }
 
@@ -37,6 +39,7 @@ func (t *torment) run(q sequence) (violations []violation) {
 	if err := t.restore(q.Personality); err != nil {
 		return []violation{{coherent, 0, err.Error()}}
 	}
+	p.seen = p.now()
 	for i, s := range q.Steps {
 		p.at = i
 		p.do(s)
@@ -95,13 +98,14 @@ func (p *play) send(capdu []byte) []byte {
 	p.got, p.cuts, p.struck, p.memory.written = nil, nil, 0, nil
 	p.held = p.memory.holds
 	restarts := p.restarts
-	before := p.now()
+	before := p.seen
 	rapdu := p.card.Process(capdu)
 	got := capdu
 	if len(p.got) > 0 {
 		got = p.got[0]
 	}
-	p.check(got, before, p.now())
+	p.seen = p.now()
+	p.check(got, before, p.seen)
 	_, away := p.card.Away()
 	if p.restarts != restarts || away {
 		p.restarted()
