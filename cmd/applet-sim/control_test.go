@@ -7,6 +7,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,6 +78,22 @@ func TestControlledAlone(t *testing.T) {
 	defer conn.Close()
 	_, err = conn.Write([]byte(`{"op":"quit"}` + "\n"))
 	require.NoError(t, err)
+	require.NoError(t, cmd.Wait())
+}
+
+// TestEndsAtOnce: the program ends when it is told to, whatever a fault has it
+// wait for.
+func TestEndsAtOnce(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	cmd, _ := program(t, "--card", cardFile(t), "--vpcd", l.Addr().String(), "--fault", `{"kind":"late","apdu":2,"delay":"1h"}`)
+	s := accept(t, l)
+	s.write(powerOn)
+	assert.True(t, strings.HasSuffix(s.transmit(selectApplet), "9000"))
+	s.write("80CA005A00")
+	time.Sleep(50 * time.Millisecond) // it is under way, most likely
+	require.NoError(t, cmd.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, cmd.Wait())
 }
 

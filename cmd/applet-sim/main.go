@@ -167,6 +167,7 @@ func serve(ctx context.Context, o options, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer card.Close()
+	defer context.AfterFunc(ctx, card.Remove)() // which ends a command that a fault makes slow
 	if o.control == "" {
 		return attach(ctx, o, card, stdout, stderr)
 	}
