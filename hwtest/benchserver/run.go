@@ -1,0 +1,347 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/cardbridge/cardbridge/card/rsafast"
+	"github.com/cardbridge/cardbridge/hwtest/rig/postgres"
+	"github.com/cardbridge/cardbridge/server/servertest/cardhost"
+)
+
+// bench is a run.
+type bench struct {
+	options
+	dir    string // ours
+	out    io.Writer
+	ratios []namedRatio
+}
+
+type namedRatio struct {
+	name  string
+	value float64
+}
+
+func run(ctx context.Context, o options, out io.Writer) (err error) {
+	if err := checkDisk(o.dir); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(o.dir, "benchserver-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL's user goes through it
+		return err
+	}
+	b := &bench{options: o, dir: dir, out: out}
+	sync, err := syncTime(dir)
+	if err != nil {
+		return err
+	}
+	b.say("%s; %d processors; RSA engine %s, %d private operations in a call; %s", machine(), runtime.GOMAXPROCS(0), rsafast.Engine(), rsafast.Width(), runtime.Version())
+	ops := operationsOf(o.suite)
+	b.say("a write of 4 KiB is on the disk after %s; suite %s costs the server %d private and %d public operations", ms(sync), o.suite, ops.Private, ops.Public)
+	for _, name := range o.databases {
+		if err := b.database(ctx, name); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	b.say("\nload average at the end %s", loadAverage())
+	for _, r := range b.ratios {
+		b.say("ratio %s %.3f", r.name, r.value)
+	}
+	return nil
+}
+
+func (b *bench) say(format string, args ...any) { fmt.Fprintf(b.out, format+"\n", args...) }
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.2f ms", 1e3*d.Seconds()) }
+
+func us(d time.Duration) string { return fmt.Sprintf("%.0f µs", 1e6*d.Seconds()) }
+
+// database measures one of the two.
+func (b *bench) database(ctx context.Context, name string) (err error) {
+	record, postmaster := filepath.Join(b.dir, "record.db"), 0
+	switch name {
+	case "sqlite":
+		b.say("\n== SQLite (WAL, synchronous FULL)")
+	case "postgres":
+		p, err := postgres.New(ctx, postgres.Options{Dir: b.dir, Settings: map[string]string{"shared_buffers": "256MB", "max_wal_size": "4GB"}})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, p.Stop()) }()
+		if record, err = p.CreateDatabase(ctx, ""); err != nil {
+			return err
+		}
+		var version string
+		if version, postmaster, err = aboutPostgres(ctx, record); err != nil {
+			return err
+		}
+		b.say("\n== %s (fsync on, synchronous_commit on, shared_buffers 256 MB, by its socket)", version)
+	default:
+		return errors.New("is neither sqlite nor postgres")
+	}
+	f, err := newFleet(ctx, record, b.suite)
+	if err != nil {
+		return err
+	}
+	for _, size := range b.sizes {
+		began := time.Now()
+		if err := f.grow(ctx, size); err != nil {
+			return err
+		}
+		b.say("\n%d cards registered (%s), load average %s", size, time.Since(began).Round(time.Millisecond), loadAverage())
+		if size != b.main {
+			continue
+		}
+		s := &stage{bench: b, name: name, fleet: f, postmaster: postmaster}
+		rate, err := s.rates(ctx, false)
+		if err != nil {
+			return err
+		}
+		if b.plain {
+			if _, err := s.rates(ctx, true); err != nil {
+				return err
+			}
+		}
+		_ = rate
+	}
+	return nil
+}
+
+// aboutPostgres is the version, and the process that all others of the server
+// are children of.
+func aboutPostgres(ctx context.Context, dsn string) (version string, postmaster int, err error) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return "", 0, err
+	}
+	defer conn.Close(ctx)
+	var dir string
+	err = conn.QueryRow(ctx, `SELECT split_part(version(), ' (', 1), current_setting('data_directory')`).Scan(&version, &dir)
+	if err != nil {
+		return "", 0, err
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "postmaster.pid"))
+	if err != nil {
+		return "", 0, err
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	postmaster, err = strconv.Atoi(line)
+	return version, postmaster, err
+}
+
+// stage is a fleet that a server works on.
+type stage struct {
+	*bench
+	name       string
+	fleet      *fleet
+	postmaster int // PostgreSQL's; 0: none
+
+	host   *cardhost.Process
+	server *child
+	client *client
+}
+
+// begin starts the host of the next cards, so many, and a server, and warms all
+// of them up.
+func (s *stage) begin(ctx context.Context, cards int, plain bool) (err error) {
+	warm := 2 * s.atOnce
+	if s.host, err = cardhost.Start(ctx, cardhost.Config{First: s.fleet.used, Cards: cards + warm}); err != nil {
+		return err
+	}
+	control := s.host.Control()
+	defer control.Close()
+	if err := control.Warm(ctx); err != nil {
+		return err
+	}
+	s.server, err = startServer(serving{Record: s.fleet.record, Cards: s.host.Addr(), Dir: s.dir, Workers: s.atOnce, Plain: plain})
+	if err != nil {
+		return err
+	}
+	if s.client, err = newClient(s.server.started, s.fleet.token, s.atOnce); err != nil {
+		return err
+	}
+	if err := s.server.sees(ctx, cards+warm); err != nil {
+		return err
+	}
+	_, err = s.deactivate(ctx, warm)
+	return err
+}
+
+func (s *stage) end(err *error) {
+	if s.client != nil {
+		s.client.close()
+	}
+	if s.server != nil {
+		*err = errors.Join(*err, s.server.stop())
+	}
+	if s.host != nil {
+		*err = errors.Join(*err, s.host.Stop())
+	}
+	s.client, s.server, s.host = nil, nil, nil
+}
+
+// deactivate deactivates the next n cards.
+func (s *stage) deactivate(ctx context.Context, n int) (time.Duration, error) {
+	cards, err := s.fleet.take(n)
+	if err != nil {
+		return 0, err
+	}
+	return s.client.all(ctx, cards, s.atOnce)
+}
+
+// slice is what was measured over some deactivations; times are for one.
+type slice struct {
+	rate                           float64 // a second, by the clock
+	server, rsa                    time.Duration
+	generator, cards, databaseTime time.Duration
+	ops                            operations // of all
+}
+
+func (s slice) share() float64 { return float64(s.rsa) / float64(s.server) }
+
+// rates measures slices of deactivations with bare RSA between them, and gives
+// the rate.
+func (s *stage) rates(ctx context.Context, plain bool) (rate float64, err error) {
+	defer s.end(&err)
+	if err := s.begin(ctx, s.slices*s.each+s.profiled(), plain); err != nil {
+		return 0, err
+	}
+	bare, err := newBare(plain)
+	if err != nil {
+		return 0, err
+	}
+	before, err := bare.measure(s.bare)
+	if err != nil {
+		return 0, err
+	}
+	all := make([]slice, s.slices)
+	var mean cost
+	for i := range all {
+		if all[i], err = s.slice(ctx); err != nil {
+			return 0, err
+		}
+		after, err := bare.measure(s.bare)
+		if err != nil {
+			return 0, err
+		}
+		mean = between(before, after)
+		all[i].rsa = mean.of(operationsOf(s.suite))
+		before = after
+	}
+	if rate, err = s.tellRates(all, mean, plain); err != nil || s.profiles == "" {
+		return rate, err
+	}
+	return rate, s.profile(ctx, plain)
+}
+
+// profile keeps a profile of the server over one more slice.
+func (s *stage) profile(ctx context.Context, plain bool) error {
+	file := filepath.Join(s.profiles, s.name+map[bool]string{false: "", true: "-plain"}[plain]+".pprof")
+	if _, err := s.server.ask("profile " + file); err != nil {
+		return err
+	}
+	if _, err := s.deactivate(ctx, s.profiled()); err != nil {
+		return err
+	}
+	if _, err := s.server.ask("profiled"); err != nil {
+		return err
+	}
+	s.say("  a profile of the server over %d more: %s", s.profiled(), file)
+	return nil
+}
+
+// profiled is how many deactivations a profile is of.
+func (s *stage) profiled() int { return 4 * s.each }
+
+func (s *stage) tellRates(all []slice, c cost, plain bool) (rate float64, err error) {
+	mode, suffix := "fast RSA", ""
+	if plain {
+		mode, suffix = "plain RSA", "/plain"
+	}
+	ops, n := operationsOf(s.suite), int64(s.each)
+	for _, x := range all {
+		if x.ops.Private != n*ops.Private || !plain && x.ops.Public != n*ops.Public {
+			return 0, fmt.Errorf("%d deactivations took %+v RSA operations, not %+v each", n, x.ops, ops)
+		}
+	}
+	of := func(f func(slice) time.Duration) time.Duration { return median(all, f) }
+	rate = median(all, func(x slice) float64 { return x.rate })
+	server := of(func(x slice) time.Duration { return x.server })
+	s.say("%s, %d at once: %.0f deactivations/s by the clock (medians of %d slices of %d)", mode, s.atOnce, rate, s.slices, s.each)
+	s.say("  processor time of each: server %s, of which RSA measured bare %s (private %s, public %s); cards %s, asking %s, database %s",
+		us(server), us(of(func(x slice) time.Duration { return x.rsa })), us(c.private), us(c.public),
+		us(of(func(x slice) time.Duration { return x.cards })), us(of(func(x slice) time.Duration { return x.generator })),
+		us(of(func(x slice) time.Duration { return x.databaseTime })))
+	share := median(all, slice.share)
+	s.say("  RSA / server %.3f, in slices %.3f to %.3f", share, slices.MinFunc(all, byShare).share(), slices.MaxFunc(all, byShare).share())
+	s.ratios = append(s.ratios, namedRatio{"deactivation/rsa-bound-" + s.name + suffix, share})
+	return rate, nil
+}
+
+func byShare(a, b slice) int { return cmp.Compare(a.share(), b.share()) }
+
+func median[T any, V cmp.Ordered](all []T, f func(T) V) V {
+	v := make([]V, len(all))
+	for i, x := range all {
+		v[i] = f(x)
+	}
+	slices.Sort(v)
+	return v[len(v)/2]
+}
+
+// slice deactivates the next cards and says what that took.
+func (s *stage) slice(ctx context.Context) (slice, error) {
+	before, err := s.spent()
+	if err != nil {
+		return slice{}, err
+	}
+	took, err := s.deactivate(ctx, s.each)
+	if err != nil {
+		return slice{}, err
+	}
+	after, err := s.spent()
+	if err != nil {
+		return slice{}, err
+	}
+	n := time.Duration(s.each)
+	return slice{
+		rate:   float64(s.each) / took.Seconds(),
+		server: (after.server.Spent - before.server.Spent) / n, generator: (after.generator - before.generator) / n,
+		cards: (after.cards - before.cards) / n, databaseTime: (after.database - before.database) / n,
+		ops: operations{after.server.RSA.Private - before.server.RSA.Private, after.server.RSA.Public - before.server.RSA.Public},
+	}, nil
+}
+
+// spent is what everybody has computed for so far.
+type spent struct {
+	server                     usage
+	generator, cards, database time.Duration
+}
+
+func (s *stage) spent() (t spent, err error) {
+	if t.server, err = s.server.ask("usage"); err != nil {
+		return t, err
+	}
+	t.generator = processorTime()
+	if t.cards, err = processorTimeOf(s.host.PID(), false); err != nil || s.postmaster == 0 {
+		return t, err
+	}
+	t.database, err = processorTimeOf(s.postmaster, true)
+	return t, err
+}
