@@ -55,6 +55,7 @@ type usage struct {
 	Heap     int64         // bytes in use after a collection
 	Cards    int           // in the readers, and identified
 	RSA      operations    // so far
+	Queries  map[string]queryTime
 	Error    string
 }
 
@@ -79,7 +80,8 @@ func serve(c serving) (err error) {
 	defer closeKeys()
 	ctx, end := context.WithCancel(context.Background())
 	defer end()
-	records, err := store.Open(ctx, c.Record)
+	var asked timings
+	records, err := store.Open(ctx, c.Record, store.WithTimings(asked.add))
 	if err != nil {
 		return err
 	}
@@ -118,7 +120,7 @@ func serve(c serving) (err error) {
 		defer end()
 		for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 			u := usage{RSA: counted.sum()}
-			if err := obey(in.Text(), &u); err != nil {
+			if err := obey(in.Text(), &asked, &u); err != nil {
 				u.Error = err.Error()
 			}
 			u.Cards = len(readers.EIDs())
@@ -137,8 +139,9 @@ func serve(c serving) (err error) {
 }
 
 // obey does what a word asks for: "usage"; "memory", which is usage after a
-// collection; "profile FILE" and "profiled" begin and end a profile.
-func obey(line string, u *usage) error {
+// collection; "profile FILE" and "profiled" begin and end a profile, "time" and
+// "timed" the timing of statements.
+func obey(line string, asked *timings, u *usage) error {
 	word, file, _ := strings.Cut(line, " ")
 	switch word {
 	case "usage":
@@ -155,6 +158,10 @@ func obey(line string, u *usage) error {
 		return pprof.StartCPUProfile(f)
 	case "profiled":
 		pprof.StopCPUProfile()
+	case "time":
+		asked.begin()
+	case "timed":
+		u.Queries = asked.end()
 	default:
 		return fmt.Errorf("no such word: %q", word)
 	}

@@ -24,11 +24,12 @@ type options struct {
 	slices    int           // of deactivations, with bare RSA before, between and after
 	each      int           // deactivations in a slice
 	bare      time.Duration // of bare RSA between slices, for each kind of operation
-	arrivals  int           // of the latency's measurement
+	arrivals  int           // requests at half load
+	alone     int           // deactivations one at a time, for the statements' times
 	sizes     []int         // registered cards; ascending
 	main      int           // of sizes: where all but memory and queries is measured
 	profiles  string        // directory; "": none are kept
-	plans     string        // directory; "": none are written
+	planDir   string        // for the queries' plans; "": none are written
 	plain     bool          // measure without the fast RSA path too
 }
 
@@ -50,14 +51,15 @@ func main() {
 	flag.StringVar(&databases, "databases", "sqlite,postgres", "which")
 	flag.IntVar(&suite, "suite", 1, "1, or 3")
 	flag.IntVar(&o.atOnce, "at-once", 64, "requests under way, and cards that the server works on at once")
-	flag.IntVar(&o.slices, "slices", 8, "slices of deactivations")
-	flag.IntVar(&o.each, "each", 400, "deactivations in a slice")
-	flag.DurationVar(&o.bare, "bare", 500*time.Millisecond, "bare RSA between slices, for each kind of operation")
-	flag.IntVar(&o.arrivals, "arrivals", 1500, "requests at half load")
+	flag.IntVar(&o.slices, "slices", 6, "slices of deactivations")
+	flag.IntVar(&o.each, "each", 300, "deactivations in a slice")
+	flag.DurationVar(&o.bare, "bare", 300*time.Millisecond, "bare RSA between slices, for each kind of operation")
+	flag.IntVar(&o.arrivals, "arrivals", 600, "requests at half load")
+	flag.IntVar(&o.alone, "alone", 150, "deactivations one at a time, for the statements' times")
 	flag.StringVar(&sizes, "sizes", "1000,10000,100000,1000000", "registered cards")
 	flag.IntVar(&o.main, "main", 10_000, "the one of them at which rates are measured")
 	flag.StringVar(&o.profiles, "profiles", "", "directory for processor profiles of the server")
-	flag.StringVar(&o.plans, "plans", "", "directory for the queries' plans")
+	flag.StringVar(&o.planDir, "plans", "", "directory for the queries' plans")
 	flag.BoolVar(&o.plain, "plain", true, "also without the fast RSA path")
 	flag.BoolVar(&quick, "quick", false, "as little of everything as there can be: figures mean nothing")
 	flag.Parse()
@@ -79,8 +81,8 @@ func main() {
 
 // quickly is as little as there can be.
 func (o options) quickly() options {
-	o.atOnce, o.slices, o.each, o.bare, o.arrivals = 8, 2, 10, 10*time.Millisecond, 10
-	o.sizes, o.main = []int{60, 150}, 150
+	o.atOnce, o.slices, o.each, o.bare, o.arrivals, o.alone = 4, 2, 8, 10*time.Millisecond, 8, 8
+	o.sizes, o.main = []int{40, 200}, 200
 	return o
 }
 

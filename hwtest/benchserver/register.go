@@ -215,33 +215,64 @@ func (f *fleet) grow(ctx context.Context, cards int) error {
 
 const fleetIs = `UPDATE guard_scopes SET fleet = `
 
+// bulkCards is how many cards are registered in one go.
+const bulkCards = 20_000
+
+// chunks gives the identifiers of cards from f.cards on, some at a time.
+func (f *fleet) chunks(cards int, some func(names [][]string) error) error {
+	for from := f.cards; from < cards; from += bulkCards {
+		names := make([][]string, 0, bulkCards)
+		for n := from; n < min(from+bulkCards, cards); n++ {
+			names = append(names, identifiers(n))
+		}
+		if err := some(names); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// next gives the rows of cards, one after the other, then nil.
+func (t *table) next(names [][]string) func() []any {
+	card, row := 0, 0
+	return func() []any {
+		if row == len(t.rows) {
+			card, row = card+1, 0
+		}
+		if card == len(names) || len(t.rows) == 0 {
+			return nil
+		}
+		out := make([]any, len(t.columns))
+		for i, c := range t.rows[row] {
+			out[i] = c.of(names[card])
+		}
+		row++
+		return out
+	}
+}
+
 func (f *fleet) growPostgres(ctx context.Context, cards int) error {
 	conn, err := pgx.Connect(ctx, f.record)
 	if err != nil {
 		return err
 	}
 	defer conn.Close(ctx)
-	for _, t := range f.tables {
-		n, row := f.cards, 0
-		names := identifiers(n)
-		_, err := conn.CopyFrom(ctx, pgx.Identifier{t.name}, t.columns, pgx.CopyFromFunc(func() ([]any, error) {
-			if row == len(t.rows) {
-				n, row = n+1, 0
-				names = identifiers(n)
+	// What refers to what is known to be there.
+	if _, err := conn.Exec(ctx, `SET session_replication_role = replica`); err != nil {
+		return err
+	}
+	err = f.chunks(cards, func(names [][]string) error {
+		for _, t := range f.tables {
+			next := t.next(names)
+			_, err := conn.CopyFrom(ctx, pgx.Identifier{t.name}, t.columns, pgx.CopyFromFunc(func() ([]any, error) { return next(), nil }))
+			if err != nil {
+				return fmt.Errorf("%s: %w", t.name, err)
 			}
-			if n >= cards {
-				return nil, nil
-			}
-			out := make([]any, len(t.columns))
-			for i, c := range t.rows[row] {
-				out[i] = c.of(names)
-			}
-			row++
-			return out, nil
-		}))
-		if err != nil {
-			return fmt.Errorf("%s: %w", t.name, err)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	// What autovacuum would do before long, and a checkpoint, are not the
 	// server's time.
@@ -253,9 +284,6 @@ func (f *fleet) growPostgres(ctx context.Context, cards int) error {
 	return nil
 }
 
-// bulk is how many rows a statement and cards a transaction of growSQLite have.
-const bulkRows, bulkCards = 50, 10_000
-
 func (f *fleet) growSQLite(ctx context.Context, cards int) error {
 	db, err := f.open()
 	if err != nil {
@@ -263,19 +291,20 @@ func (f *fleet) growSQLite(ctx context.Context, cards int) error {
 	}
 	defer db.Close()
 	db.SetMaxOpenConns(1)
-	for from := f.cards; from < cards; from += bulkCards {
+	err = f.chunks(cards, func(names [][]string) error {
 		tx, err := db.BeginTx(ctx, nil)
 		if err != nil {
 			return err
 		}
 		for _, t := range f.tables {
-			if err := t.insert(ctx, tx, from, min(from+bulkCards, cards)); err != nil {
+			if err := t.insert(ctx, tx, names); err != nil {
 				return errors.Join(fmt.Errorf("%s: %w", t.name, err), tx.Rollback())
 			}
 		}
-		if err := tx.Commit(); err != nil {
-			return err
-		}
+		return tx.Commit()
+	})
+	if err != nil {
+		return err
 	}
 	for _, q := range []string{fmt.Sprintf("%s%d", fleetIs, cards), `PRAGMA wal_checkpoint(TRUNCATE)`} {
 		if _, err := db.ExecContext(ctx, q); err != nil {
@@ -285,7 +314,10 @@ func (f *fleet) growSQLite(ctx context.Context, cards int) error {
 	return nil
 }
 
-func (t *table) insert(ctx context.Context, tx *sql.Tx, from, to int) error {
+// bulkRows is how many rows a statement of insert has.
+const bulkRows = 50
+
+func (t *table) insert(ctx context.Context, tx *sql.Tx, names [][]string) error {
 	values := "(?" + strings.Repeat(", ?", len(t.columns)-1) + ")"
 	statement := func(rows int) string {
 		return "INSERT INTO " + t.name + " (" + strings.Join(t.columns, ", ") + ") VALUES " + values + strings.Repeat(", "+values, rows-1)
@@ -297,18 +329,14 @@ func (t *table) insert(ctx context.Context, tx *sql.Tx, from, to int) error {
 	defer full.Close()
 	var args []any
 	rows := 0
-	for n := from; n < to; n++ {
-		names := identifiers(n)
-		for _, row := range t.rows {
-			for _, c := range row {
-				args = append(args, c.of(names))
+	next := t.next(names)
+	for row := next(); row != nil; row = next() {
+		args = append(args, row...)
+		if rows++; rows == bulkRows {
+			if _, err := full.ExecContext(ctx, args...); err != nil {
+				return err
 			}
-			if rows++; rows == bulkRows {
-				if _, err := full.ExecContext(ctx, args...); err != nil {
-					return err
-				}
-				rows, args = 0, args[:0]
-			}
+			rows, args = 0, args[:0]
 		}
 	}
 	if rows > 0 {

@@ -99,28 +99,32 @@ func (b *bench) database(ctx context.Context, name string) (err error) {
 	if err != nil {
 		return err
 	}
+	h := hot{deactivations: b.alone}
 	for _, size := range b.sizes {
 		began := time.Now()
 		if err := f.grow(ctx, size); err != nil {
 			return err
 		}
 		b.say("\n%d cards registered (%s), load average %s", size, time.Since(began).Round(time.Millisecond), loadAverage())
-		if size != b.main {
-			continue
-		}
 		s := &stage{bench: b, name: name, fleet: f, postmaster: postmaster}
-		rate, err := s.rates(ctx, false)
+		if size == b.main {
+			if err := s.rates(ctx, false); err != nil {
+				return err
+			}
+			if b.plain {
+				if err := s.rates(ctx, true); err != nil {
+					return err
+				}
+			}
+		}
+		at, err := s.atSize(ctx)
 		if err != nil {
 			return err
 		}
-		if b.plain {
-			if _, err := s.rates(ctx, true); err != nil {
-				return err
-			}
-		}
-		_ = rate
+		h.sizes, h.at = append(h.sizes, size), append(h.at, at)
 	}
-	return nil
+	h.tell(b)
+	return h.plans(ctx, b, name, f)
 }
 
 // aboutPostgres is the version, and the process that all others of the server
@@ -215,44 +219,67 @@ type slice struct {
 
 func (s slice) share() float64 { return float64(s.rsa) / float64(s.server) }
 
-// rates measures slices of deactivations with bare RSA between them, and gives
-// the rate.
-func (s *stage) rates(ctx context.Context, plain bool) (rate float64, err error) {
+// rates measures slices of deactivations with bare RSA between them, then how
+// long requests take at half the rate.
+func (s *stage) rates(ctx context.Context, plain bool) (err error) {
 	defer s.end(&err)
-	if err := s.begin(ctx, s.slices*s.each+s.profiled(), plain); err != nil {
-		return 0, err
+	if err := s.begin(ctx, s.slices*s.each+s.profiled()+s.arrivals, plain); err != nil {
+		return err
 	}
 	bare, err := newBare(plain)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	before, err := bare.measure(s.bare)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	all := make([]slice, s.slices)
 	var mean cost
 	for i := range all {
 		if all[i], err = s.slice(ctx); err != nil {
-			return 0, err
+			return err
 		}
 		after, err := bare.measure(s.bare)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		mean = between(before, after)
 		all[i].rsa = mean.of(operationsOf(s.suite))
 		before = after
 	}
-	if rate, err = s.tellRates(all, mean, plain); err != nil || s.profiles == "" {
-		return rate, err
+	rate, err := s.tellRates(all, mean, plain)
+	if err != nil {
+		return err
 	}
-	return rate, s.profile(ctx, plain)
+	if err := s.profile(ctx, plain); err != nil {
+		return err
+	}
+	return s.halfLoad(ctx, rate/2)
 }
 
-// profile keeps a profile of the server over one more slice.
+// halfLoad measures how long requests take from when they are due to their
+// outcome, at a rate.
+func (s *stage) halfLoad(ctx context.Context, rate float64) error {
+	cards, err := s.fleet.take(s.arrivals)
+	if err != nil {
+		return err
+	}
+	took, err := s.client.open(ctx, cards, rate)
+	if err != nil {
+		return err
+	}
+	s.say("  at half load, %.0f/s as they come (%d): from request to outcome p50 %s, p99 %s", rate, len(took), ms(quantile(took, 0.5)), ms(quantile(took, 0.99)))
+	return nil
+}
+
+// profile splits the server's time over one more slice by what it goes to.
 func (s *stage) profile(ctx context.Context, plain bool) error {
-	file := filepath.Join(s.profiles, s.name+map[bool]string{false: "", true: "-plain"}[plain]+".pprof")
+	dir := s.profiles
+	if dir == "" {
+		dir = s.dir
+	}
+	file := filepath.Join(dir, s.name+map[bool]string{false: "", true: "-plain"}[plain]+".pprof")
 	if _, err := s.server.ask("profile " + file); err != nil {
 		return err
 	}
@@ -262,12 +289,67 @@ func (s *stage) profile(ctx context.Context, plain bool) error {
 	if _, err := s.server.ask("profiled"); err != nil {
 		return err
 	}
-	s.say("  a profile of the server over %d more: %s", s.profiled(), file)
+	split, err := byLayer(file)
+	if err != nil {
+		return err
+	}
+	s.say("  what a profile over %d more says each goes to:", s.profiled())
+	for _, l := range split {
+		s.say("  %10s  %s", us(l.spent/time.Duration(s.profiled())), l.name)
+	}
 	return nil
 }
 
+// idleFor is how long the server is watched with nothing to do.
+const idleFor = 2 * time.Second
+
+// atSize measures what may depend on how many cards are registered, and gives
+// the times of the statements.
+func (s *stage) atSize(ctx context.Context) (at map[string]queryTime, err error) {
+	defer s.end(&err)
+	if err := s.begin(ctx, s.alone+s.each, false); err != nil {
+		return nil, err
+	}
+	if _, err := s.server.ask("memory"); err != nil {
+		return nil, err
+	}
+	idle, err := s.server.ask("usage")
+	if err != nil {
+		return nil, err
+	}
+	time.Sleep(idleFor)
+	after, err := s.server.ask("usage")
+	if err != nil {
+		return nil, err
+	}
+	work, err := s.slice(ctx)
+	if err != nil {
+		return nil, err
+	}
+	memory, err := s.server.ask("memory")
+	if err != nil {
+		return nil, err
+	}
+	s.say("  %.0f deactivations/s, %s of the server's time each; server resident %.1f MB, heap %.1f MB with %d cards in readers; idle it takes %.1f %% of a processor",
+		work.rate, us(work.server), mb(memory.Resident), mb(memory.Heap), memory.Cards, 100*float64(after.Spent-idle.Spent)/float64(idleFor))
+	if _, err := s.server.ask("time"); err != nil {
+		return nil, err
+	}
+	cards, err := s.fleet.take(s.alone)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.client.all(ctx, cards, 1); err != nil {
+		return nil, err
+	}
+	timed, err := s.server.ask("timed")
+	return timed.Queries, err
+}
+
+func mb(bytes int64) float64 { return float64(bytes) / (1 << 20) }
+
 // profiled is how many deactivations a profile is of.
-func (s *stage) profiled() int { return 4 * s.each }
+func (s *stage) profiled() int { return 3 * s.each }
 
 func (s *stage) tellRates(all []slice, c cost, plain bool) (rate float64, err error) {
 	mode, suffix := "fast RSA", ""

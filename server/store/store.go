@@ -58,6 +58,7 @@ type Store struct {
 	dialect *dialect
 	clock   func() time.Time // nil: the database's
 	faults  func(write string, committed bool) error
+	timed   func(query string, took time.Duration) // nil: nobody asks
 
 	writes     chan *writing
 	writers    sync.WaitGroup
@@ -81,6 +82,22 @@ func WithClock(now func() time.Time) Option { return func(s *Store) { s.clock = 
 // that nobody was told. For tests of what happens then.
 func WithFaults(f func(write string, committed bool) error) Option {
 	return func(s *Store) { s.faults = f }
+}
+
+// WithTimings has f told of every statement, as it is written with ? for its
+// arguments, and how long it took until its rows were read. f is called by many
+// goroutines.
+func WithTimings(f func(query string, took time.Duration)) Option {
+	return func(s *Store) { s.timed = f }
+}
+
+// timing begins the time of a statement; end tells of it.
+func (s *Store) timing(query string) (end func()) {
+	if s.timed == nil {
+		return func() {}
+	}
+	began := time.Now()
+	return func() { s.timed(query, time.Since(began)) }
 }
 
 // IsPostgres reports whether where names a PostgreSQL database: a URL such as

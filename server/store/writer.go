@@ -307,6 +307,7 @@ func (t *tx) exec(query string, args ...any) (sql.Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
+	defer t.s.timing(query)()
 	ctx, cancel := t.bounded()
 	defer cancel()
 	res, err := stmt.ExecContext(ctx, args...)
@@ -325,6 +326,7 @@ func (t *tx) rows(query string, args ...any) (*sql.Rows, func(), error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("store: %w", err)
 	}
+	end := t.s.timing(query)
 	ctx, cancel := t.bounded()
 	rows, err := stmt.QueryContext(ctx, args...)
 	if err != nil {
@@ -337,6 +339,7 @@ func (t *tx) rows(query string, args ...any) (*sql.Rows, func(), error) {
 			t.broken = true
 		}
 		cancel()
+		end()
 	}, nil
 }
 
@@ -376,11 +379,12 @@ func (r reads) rows(query string, args ...any) (*sql.Rows, func(), error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("store: %w", err)
 	}
+	end := r.s.timing(query)
 	rows, err := stmt.QueryContext(r.ctx, args...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("store: %w", err)
 	}
-	return rows, func() { rows.Close() }, nil
+	return rows, func() { rows.Close(); end() }, nil
 }
 
 func (r reads) row(query string, args ...any) scanner { return oneRowOf{r, query, args} }
