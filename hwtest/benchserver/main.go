@@ -26,8 +26,9 @@ type options struct {
 	bare      time.Duration // of bare RSA between slices, for each kind of operation
 	arrivals  int           // requests at half load
 	alone     int           // deactivations one at a time, for the statements' times
+	idle      time.Duration // that the server is watched with nothing to do
 	sizes     []int         // registered cards; ascending
-	main      int           // of sizes: where all but memory and queries is measured
+	main      int           // the one of them at which rates and latency are measured
 	profiles  string        // directory; "": none are kept
 	planDir   string        // for the queries' plans; "": none are written
 	plain     bool          // measure without the fast RSA path too
@@ -56,6 +57,7 @@ func main() {
 	flag.DurationVar(&o.bare, "bare", 300*time.Millisecond, "bare RSA between slices, for each kind of operation")
 	flag.IntVar(&o.arrivals, "arrivals", 600, "requests at half load")
 	flag.IntVar(&o.alone, "alone", 150, "deactivations one at a time, for the statements' times")
+	flag.DurationVar(&o.idle, "idle", 2*time.Second, "how long the server is watched with nothing to do")
 	flag.StringVar(&sizes, "sizes", "1000,10000,100000,1000000", "registered cards")
 	flag.IntVar(&o.main, "main", 10_000, "the one of them at which rates are measured")
 	flag.StringVar(&o.profiles, "profiles", "", "directory for processor profiles of the server")
@@ -82,7 +84,7 @@ func main() {
 // quickly is as little as there can be.
 func (o options) quickly() options {
 	o.atOnce, o.slices, o.each, o.bare, o.arrivals, o.alone = 4, 2, 8, 10*time.Millisecond, 8, 8
-	o.sizes, o.main = []int{40, 200}, 200
+	o.idle, o.sizes, o.main = 100*time.Millisecond, []int{200}, 200
 	return o
 }
 

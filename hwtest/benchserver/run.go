@@ -300,9 +300,6 @@ func (s *stage) profile(ctx context.Context, plain bool) error {
 	return nil
 }
 
-// idleFor is how long the server is watched with nothing to do.
-const idleFor = 2 * time.Second
-
 // atSize measures what may depend on how many cards are registered, and gives
 // the times of the statements.
 func (s *stage) atSize(ctx context.Context) (at map[string]queryTime, err error) {
@@ -317,7 +314,7 @@ func (s *stage) atSize(ctx context.Context) (at map[string]queryTime, err error)
 	if err != nil {
 		return nil, err
 	}
-	time.Sleep(idleFor)
+	time.Sleep(s.idle)
 	after, err := s.server.ask("usage")
 	if err != nil {
 		return nil, err
@@ -331,7 +328,7 @@ func (s *stage) atSize(ctx context.Context) (at map[string]queryTime, err error)
 		return nil, err
 	}
 	s.say("  %.0f deactivations/s, %s of the server's time each; server resident %.1f MB, heap %.1f MB with %d cards in readers; idle it takes %.1f %% of a processor",
-		work.rate, us(work.server), mb(memory.Resident), mb(memory.Heap), memory.Cards, 100*float64(after.Spent-idle.Spent)/float64(idleFor))
+		work.rate, us(work.server), mb(memory.Resident), mb(memory.Heap), memory.Cards, 100*float64(after.Spent-idle.Spent)/float64(s.idle))
 	if _, err := s.server.ask("time"); err != nil {
 		return nil, err
 	}
