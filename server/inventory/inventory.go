@@ -39,6 +39,7 @@ type Inventory struct {
 
 	mu       sync.Mutex
 	slots    map[string]*slot
+	claims   map[id.EID][]*slot // the slots whose card claims an EID
 	appeared func(id.EID, uint32)
 	reading  sync.WaitGroup
 }
@@ -60,7 +61,7 @@ type slot struct {
 
 // New makes an inventory of a source's readers.
 func New(source reader.Source, log *slog.Logger) *Inventory {
-	return &Inventory{source: source, log: log, slots: map[string]*slot{}, appeared: func(id.EID, uint32) {}}
+	return &Inventory{source: source, log: log, slots: map[string]*slot{}, claims: map[id.EID][]*slot{}, appeared: func(id.EID, uint32) {}}
 }
 
 // Notify sets the function that is called whenever a card's EID becomes known,
@@ -73,7 +74,7 @@ func (inv *Inventory) Run(ctx context.Context) error {
 	err := inv.source.Watch(ctx, func(e reader.Event) { inv.event(ctx, e) })
 	inv.mu.Lock()
 	for _, s := range inv.slots {
-		s.forget()
+		inv.forget(s)
 	}
 	inv.mu.Unlock()
 	inv.reading.Wait()
@@ -88,7 +89,7 @@ func (inv *Inventory) event(ctx context.Context, e reader.Event) {
 		s = &slot{Place: Place{e.Reader.Name, e.Reader.ID}, hold: make(chan struct{}, 1)}
 		inv.slots[s.Name] = s
 	}
-	s.forget()
+	inv.forget(s)
 	switch e.Kind {
 	case reader.ReaderRemoved:
 		delete(inv.slots, s.Name)
@@ -103,11 +104,17 @@ func (inv *Inventory) event(ctx context.Context, e reader.Event) {
 	}
 }
 
-// forget drops what is known of the card in the reader.
-func (s *slot) forget() {
+// forget drops what is known of the card in a reader; mu is held.
+func (inv *Inventory) forget(s *slot) {
 	if s.stop != nil {
 		s.stop()
 		s.stop = nil
+	}
+	if s.known {
+		left := slices.DeleteFunc(inv.claims[s.eid], func(other *slot) bool { return other == s })
+		if inv.claims[s.eid] = left; len(left) == 0 {
+			delete(inv.claims, s.eid)
+		}
 	}
 	s.card, s.known, s.eid = false, false, id.EID{}
 }
@@ -134,6 +141,7 @@ func (inv *Inventory) identify(ctx context.Context, s *slot) {
 			current := ctx.Err() == nil
 			if current {
 				s.eid, s.known = eid, true
+				inv.claims[eid] = append(inv.claims[eid], s)
 			}
 			inv.mu.Unlock()
 			if current {
@@ -268,10 +276,8 @@ func (inv *Inventory) Readers(eid id.EID) []Place {
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
 	var out []Place
-	for _, s := range inv.slots {
-		if s.known && s.eid == eid {
-			out = append(out, s.Place)
-		}
+	for _, s := range inv.claims[eid] {
+		out = append(out, s.Place)
 	}
 	slices.SortFunc(out, func(a, b Place) int { return strings.Compare(a.Name, b.Name) })
 	return out
@@ -281,13 +287,7 @@ func (inv *Inventory) Readers(eid id.EID) []Place {
 func (inv *Inventory) EIDs() []id.EID {
 	inv.mu.Lock()
 	defer inv.mu.Unlock()
-	seen := make(map[id.EID]bool, len(inv.slots))
-	for _, s := range inv.slots {
-		if s.known {
-			seen[s.eid] = true
-		}
-	}
-	return slices.Collect(maps.Keys(seen))
+	return slices.Collect(maps.Keys(inv.claims))
 }
 
 // Entry is one reader and what is in it.
