@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -123,22 +122,28 @@ func (c *client) all(ctx context.Context, cards []int, atOnce int) (time.Duratio
 // open deactivates cards as they come in, at a mean rate and independent of each
 // other, and gives how long each took from when it was due.
 func (c *client) open(ctx context.Context, cards []int, rate float64) ([]time.Duration, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	took := make([]time.Duration, len(cards))
-	errs := make([]error, len(cards))
 	var all sync.WaitGroup
 	random := rand.New(rand.NewPCG(5, uint64(len(cards))))
-	due := time.Now()
+	next := time.Now()
 	for i, n := range cards {
-		due = due.Add(time.Duration(random.ExpFloat64() / rate * float64(time.Second)))
+		next = next.Add(time.Duration(random.ExpFloat64() / rate * float64(time.Second)))
+		due := next
 		time.Sleep(time.Until(due))
-		due := due
+		if ctx.Err() != nil {
+			break
+		}
 		all.Go(func() {
-			errs[i] = c.deactivate(ctx, n)
+			if err := c.deactivate(ctx, n); err != nil {
+				stop(err)
+			}
 			took[i] = time.Since(due)
 		})
 	}
 	all.Wait()
-	return took, errors.Join(errs...)
+	return took, context.Cause(ctx)
 }
 
 // quantile sorts v.
