@@ -59,7 +59,7 @@ func main() {
 	flag.IntVar(&o.alone, "alone", 150, "deactivations one at a time, for the statements' times")
 	flag.DurationVar(&o.idle, "idle", 2*time.Second, "how long the server is watched with nothing to do")
 	flag.StringVar(&sizes, "sizes", "1000,10000,100000,1000000", "registered cards")
-	flag.IntVar(&o.main, "main", 10_000, "the one of them at which rates are measured")
+	flag.IntVar(&o.main, "main", 10_000, "the one of them at which rates and latency are measured; 0: none")
 	flag.StringVar(&o.profiles, "profiles", "", "directory for processor profiles of the server")
 	flag.StringVar(&o.planDir, "plans", "", "directory for the queries' plans")
 	flag.BoolVar(&o.plain, "plain", true, "also without the fast RSA path")

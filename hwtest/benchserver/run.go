@@ -35,6 +35,12 @@ type namedRatio struct {
 }
 
 func run(ctx context.Context, o options, out io.Writer) (err error) {
+	if o.suite.Layers() == 0 {
+		return errors.New("-suite is 1 or 3")
+	}
+	if o.main != 0 && !slices.Contains(o.sizes, o.main) {
+		return fmt.Errorf("-main %d is none of -sizes", o.main)
+	}
 	if err := checkDisk(o.dir); err != nil {
 		return err
 	}
