@@ -6,8 +6,7 @@
 # make torture                               faults at every step of a request, on servers that share a record
 # make torture-card N=20000                  random commands and faults against the emulated card
 # make torture-readers                       a fault at every APDU, on every reader stack
-# make bench-pcsc bench-rsa bench-trace bench-card   measured against peers (docs/bench)
-# make bench-pcsc bench-rsa bench-trace bench-server   measured against peers (docs/bench)
+# make bench-pcsc bench-rsa bench-trace bench-card bench-server   measured against peers (docs/bench)
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -18,9 +17,7 @@ FUZZTIME    ?= 2s
 PACKAGES      := gcc pkg-config libpcsclite-dev libusb-1.0-0-dev pcscd vsmartcard-vpcd
 TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql opensc pcsc-tools python3 libcacard-dev libnss3-tools
 
-.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace bench-card hwtest torture torture-readers torture-card nightly vuln clean
-
-.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace bench-server hwtest torture-readers nightly vuln clean
+.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace bench-card bench-server hwtest torture torture-readers torture-card nightly vuln clean
 
 all: build
 
@@ -113,6 +110,7 @@ bench-trace:
 bench-card: test-deps
 	$(GO) build -o bin/benchcard ./hwtest/benchcard
 	@out=$$(mktemp); trap 'rm -f "$$out"' EXIT; bin/benchcard | tee "$$out"; grep -q '^ratio ' "$$out"
+
 # bench-server measures the card management server on SQLite and PostgreSQL.
 bench-server: test-deps
 	@$(GO) build -o bin/benchserver ./hwtest/benchserver

@@ -9,6 +9,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -187,7 +188,7 @@ func (s *Server) Run(ctx context.Context) error {
 	go func() { watched <- s.Inventory.Run(ctx) }()
 	var loops sync.WaitGroup
 	loops.Go(func() { s.every(ctx, s.Poll, s.expire) })
-	loops.Go(func() { s.every(ctx, s.Poll, s.pickUp) })
+	loops.Go(func() { s.every(ctx, s.Poll, s.pickUp()) })
 	renewing, stopRenewing := context.WithCancel(work)
 	loops.Go(func() { s.every(renewing, s.Lease/3, s.renew) })
 	if s.Webhooks != nil {
@@ -258,18 +259,34 @@ func (s *Server) expire(ctx context.Context) {
 	}
 }
 
-// pickUpAtOnce bounds one look at the record for the cards that are here.
-const pickUpAtOnce = 1024
+const (
+	// lookAtOnce bounds one look at the record for the cards that are here. What
+	// this server takes in itself does not wait for one.
+	lookAtOnce = 256
+	hearAtOnce = 1024
+)
 
-// pickUp starts work on what other processes took in for cards that are here,
-// and on what other servers let go of.
-func (s *Server) pickUp(ctx context.Context) {
-	eids := s.Inventory.EIDs()
-	s.mu.Lock()
-	eids = slices.DeleteFunc(eids, func(e id.EID) bool { return s.runners[e] != nil })
-	s.mu.Unlock()
-	for some := range slices.Chunk(eids, pickUpAtOnce) {
-		waiting, err := s.Store.Waiting(ctx, some, pickUpAtOnce)
+// pickUp gives a function that starts work on what other processes took in for
+// cards that are here, and on what other servers let go of: for some cards each
+// time, for all of them in turn.
+func (s *Server) pickUp() func(context.Context) {
+	var last id.EID
+	order := func(a, b id.EID) int { return bytes.Compare(a[:], b[:]) }
+	return func(ctx context.Context) {
+		eids := s.Inventory.EIDs()
+		s.mu.Lock()
+		eids = slices.DeleteFunc(eids, func(e id.EID) bool { return s.runners[e] != nil })
+		s.mu.Unlock()
+		if len(eids) > lookAtOnce {
+			slices.SortFunc(eids, order)
+			from, _ := slices.BinarySearchFunc(eids, last, order)
+			eids = append(eids[from:], eids[:from]...)[:lookAtOnce]
+			last = eids[len(eids)-1]
+		}
+		if len(eids) == 0 {
+			return
+		}
+		waiting, err := s.Store.Waiting(ctx, eids, len(eids))
 		if err != nil {
 			if ctx.Err() == nil {
 				s.Log.Error("queue not read", "error", err)
@@ -341,7 +358,7 @@ func (s *Server) hear() func(context.Context) {
 				delete(last, r)
 			}
 		}
-		for some := range slices.Chunk(waited, pickUpAtOnce) {
+		for some := range slices.Chunk(waited, hearAtOnce) {
 			now, err := s.Store.LastEvents(ctx, some)
 			if err != nil {
 				if ctx.Err() == nil {
