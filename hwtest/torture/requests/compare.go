@@ -48,7 +48,8 @@ func (p *play) quiet() (pic picture, left string) {
 		pic.requests = append(pic.requests, list...)
 	}
 	for _, r := range pic.requests {
-		if c := p.cardOf(r.EID); r.FinishedAt == nil && r.State != store.Held && (r.SentAt != nil || !c.plan.absent) {
+		waits := r.State == store.Held || p.cardOf(r.EID).plan.absent && r.SentAt == nil
+		if r.FinishedAt == nil && !(waits && r.Deadline.After(p.w.now())) {
 			return pic, fmt.Sprintf("request %s is %s", r.ID, r.State)
 		}
 	}

@@ -300,7 +300,7 @@ func (p *play) resurrect(i int) {
 func (p *play) set() error {
 	w, ctx := p.w, p.ctx
 	for i, owner := range []id.MCCMNC{servertest.Owner, servertest.Other} {
-		name := fmt.Sprintf("operator %d of trial %d", i, p.N)
+		name := fmt.Sprintf("operator %d of trial %d, cards from %d on", i, p.N, w.made)
 		token := func(user string) store.TokenHash { return sha256.Sum256([]byte(name + user)) }
 		o := &p.ops[i]
 		var err error
