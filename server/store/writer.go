@@ -35,15 +35,17 @@ func (s *Store) writeFor(ctx context.Context, operator int64, name string, fn fu
 	}
 	select {
 	case <-w.done:
-		return w.err
 	case <-s.closed:
+		select {
+		case <-w.done:
+		default:
+			return errClosed // nobody took it any more
+		}
 	}
-	select {
-	case <-w.done:
-		return w.err
-	default:
-		return errClosed // nobody took it any more
+	if w.panicked != nil {
+		panic(w.panicked)
 	}
+	return w.err
 }
 
 var errClosed = errors.New("store: closed")
@@ -56,6 +58,7 @@ type writing struct {
 	ctx      context.Context
 	done     chan struct{}
 	err      error
+	panicked any // what fn panicked with
 	// retries is how often the database gave it up for another one.
 	retries int
 }
@@ -63,6 +66,19 @@ type writing struct {
 const maxRetries = 8
 
 var errBroken = errors.New("store: a statement of the transaction failed")
+
+// run is fn; where it panics the transaction is undone and the caller panics, not
+// the writer.
+func (w *writing) run(tx *tx) (err error) {
+	defer func() {
+		if w.panicked = recover(); w.panicked != nil {
+			tx.broken, err = true, errPanic
+		}
+	}()
+	return w.fn(tx)
+}
+
+var errPanic = errors.New("store: a write panicked")
 
 func (w *writing) end(err error) {
 	w.err = err
@@ -139,7 +155,7 @@ func (s *Store) commit(c *session, batch []*writing) *session {
 		err := s.at(w.name, false)
 		if err == nil {
 			c.tick()
-			err = w.fn(&c.tx)
+			err = w.run(&c.tx)
 		}
 		if err == nil && c.broken {
 			err = errBroken // PostgreSQL would roll back, and call that a success
