@@ -85,8 +85,11 @@ func askOf(op store.Operator, r *store.Request) ask {
 
 // evaluate holds a request against the rules alone.
 func evaluate(set *rules.Set, a ask, m *store.Moment, limits []guard.Limits) (store.Verdict, rules.Decision) {
-	d := set.Evaluate(input(a, m, limits, set.Window()))
-	v := store.Verdict{ICCID: d.ICCID, Audit: map[string]any{"rules": d.Ran, "allowed": d.Refusal == nil}}
+	in := input(a, m, limits, set.Window())
+	d := set.Evaluate(in)
+	v := store.Verdict{ICCID: d.ICCID, Audit: map[string]any{
+		"rules": d.Ran, "rules_digest": set.Digest(), "input": in, "allowed": d.Refusal == nil,
+	}}
 	if f := d.Refusal; f != nil {
 		v.Refusal = refusalOf(d.Face)
 		v.Audit["refused_by"], v.Audit["text"] = f.Rule, f.Text
@@ -133,6 +136,10 @@ func limitsOf(set *rules.Set, operator id.MCCMNC, scopes []guard.Scope) []guard.
 	return out
 }
 
+// exact is the largest number that JSON keeps for everybody: the audit trail has
+// what the rules looked at.
+const exact = 1<<53 - 1
+
 func input(a ask, m *store.Moment, limits []guard.Limits, window time.Duration) *rules.Input {
 	in := &rules.Input{
 		Request: &a.request, EID: a.eid, ICCID: a.iccid, Reason: a.reason, User: a.op.User.Name, LeaveUnconnected: a.unconnected,
@@ -140,7 +147,10 @@ func input(a ask, m *store.Moment, limits []guard.Limits, window time.Duration) 
 	}
 	for i, s := range m.Guard {
 		asked, sent := s.Counts.Sum(m.Now, window)
-		n := rules.Counts{Asked: asked, Sent: sent, Pending: s.Pending, Fleet: s.Fleet, Max: limits[i].Max, Ceiling: limits[i].Ceiling}
+		n := rules.Counts{Asked: asked, Sent: sent, Pending: s.Pending, Fleet: s.Fleet, Max: min(limits[i].Max, exact)}
+		if limits[i].Ceiling != guard.NoLimit {
+			n.Ceiling = limits[i].Ceiling
+		}
 		if s.Group == "" {
 			in.History.Operator = n
 			continue

@@ -188,6 +188,31 @@ func TestRefusedByRule(t *testing.T) {
 	}
 }
 
+// The audit trail has what was decided, by which rules, and what they looked at:
+// enough to hold the request against them again.
+func TestDecisionIsOnFileWithItsInput(t *testing.T) {
+	r := newRig(t)
+	im := servertest.Image(1)
+	r.insert(im, nil)
+	req := r.ask(server.Deactivation{EID: im.EID, Reason: 3})
+	events, err := r.store.RequestEvents(t.Context(), req.ID, 0, true, 1)
+	require.NoError(t, err)
+	require.Equal(t, "decision", events[0].Kind)
+	detail := events[0].Detail
+	assert.Equal(t, servertest.Rules().Digest(), detail["rules_digest"])
+	b, err := json.Marshal(detail["input"])
+	require.NoError(t, err)
+	in, err := rules.ParseInput(b)
+	require.NoError(t, err)
+	assert.Equal(t, im.EID, in.EID)
+	assert.Equal(t, byte(3), in.Reason)
+	assert.Len(t, in.Card.Profiles, 3)
+	d := servertest.Rules().Evaluate(in)
+	assert.Nil(t, d.Refusal)
+	assert.Len(t, detail["rules"], len(d.Ran))
+	r.finished(req)
+}
+
 // What an operator was told is set holds, up to the moment of sending.
 func TestRuleChangedDuringAuthentication(t *testing.T) {
 	r := newRig(t)
