@@ -350,7 +350,11 @@ func TestSubmitClaims(t *testing.T) {
 
 // 4 servers, 10,000 requests that race: not one over the budget.
 func TestGuardIsExact(t *testing.T) {
-	const servers, requests, cards, budget = 4, 10_000, 500, 300
+	const servers, cards, budget = 4, 500, 300
+	requests := int64(10_000)
+	if raceDetector {
+		requests = 2_000 // make test runs it without, too
+	}
 	each(t, func(t *testing.T, f *fixture) {
 		eids := make([]id.EID, cards)
 		for i := range eids {
@@ -416,11 +420,11 @@ func TestGuardIsExact(t *testing.T) {
 			require.NoError(t, err)
 		}
 		assert.Equal(t, int64(budget), letIn.Load(), "as many as the budget, not one over")
-		assert.Equal(t, int64(requests-budget), held.Load(), "and nothing is dropped")
+		assert.Equal(t, requests-budget, held.Load(), "and nothing is dropped")
 		assert.LessOrEqual(t, sent.Load(), int64(budget))
 		s := f.scope(t)
 		asked, inWindow := s.Counts.Sum(f.clock.now(), time.Hour)
-		assert.Equal(t, int64(requests), asked)
+		assert.Equal(t, requests, asked)
 		assert.Equal(t, sent.Load(), inWindow)
 		assert.Equal(t, letIn.Load()-sent.Load(), f.scope(t).Pending)
 	})
