@@ -108,7 +108,7 @@ func (s *Summary) add(r Result) {
 
 // lanes are how many worlds there are for each kind of record. Those that
 // restart go in step.
-var lanes = map[record]int{sqliteOne: 6, postgresOne: 2, postgresTwo: 3, childSQLite: 1, childTwo: 1, restartedOne: 4, restartedTwo: 4}
+var lanes = map[record]int{sqliteOne: 5, postgresOne: 4, postgresTwo: 4, childSQLite: 1, childTwo: 1, restartedOne: 4, restartedTwo: 4}
 
 // longLived is how many trials a world has before a new one takes its place.
 const longLived = 60
