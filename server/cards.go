@@ -54,7 +54,7 @@ func (s *Server) RegisterCard(ctx context.Context, op store.Operator, record []b
 }
 
 func (s *Server) addCard(ctx context.Context, op store.Operator, r *card.Record) (err error) {
-	c := store.Card{EID: r.EID, EventCounter: r.EventCounter}
+	c := store.Card{EID: r.EID, Management: store.Applet, EventCounter: r.EventCounter}
 	for _, p := range r.Profiles {
 		out := profileOf(p)
 		out.DisableAllowed = true

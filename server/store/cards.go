@@ -38,13 +38,24 @@ type Profile struct {
 	EnabledAt time.Time
 }
 
+// Management is how a card is managed, as it was registered. It never changes.
+type Management string
+
+// What manages a card.
+const (
+	Applet Management = "applet" // the management applet, under the card's keys
+	// ES10c is SGP.22's, of a plain eUICC: it has no keys and gives no receipt.
+	ES10c Management = "es10c"
+)
+
 // Card is the record of one card.
 type Card struct {
-	EID id.EID
+	EID        id.EID
+	Management Management
 	// PublicKeys is the card's key set, suites and policy as it was registered
-	// with; the store does not look into it.
+	// with; the store does not look into it. A plain eUICC has none.
 	PublicKeys   json.RawMessage
-	EventCounter uint32
+	EventCounter uint32 // of the management applet; 0 for a plain eUICC
 	Profiles     []Profile
 	// Unsettled says that the card may be in another state than the recorded
 	// one, until GET STATUS is read.
@@ -74,9 +85,9 @@ func (s *Store) RegisterCard(ctx context.Context, operator int64, c Card) error 
 	return s.writeFor(ctx, operator, "register card", func(tx *tx) error {
 		now := millis(tx.now)
 		res, err := tx.exec(
-			`INSERT INTO cards (eid, public_keys, event_counter, unsettled, registered_by, registered_at, updated_at)
-			 VALUES (?, ?, ?, TRUE, ?, ?, ?) ON CONFLICT (eid) DO NOTHING`,
-			c.EID.String(), []byte(c.PublicKeys), c.EventCounter, operator, now, now)
+			`INSERT INTO cards (eid, management, public_keys, event_counter, unsettled, registered_by, registered_at, updated_at)
+			 VALUES (?, ?, ?, ?, TRUE, ?, ?, ?) ON CONFLICT (eid) DO NOTHING`,
+			c.EID.String(), string(c.Management), append([]byte{}, c.PublicKeys...), c.EventCounter, operator, now, now)
 		if err := oneRow(res, err, ErrExists); err != nil {
 			return fmt.Errorf("card %s: %w", c.EID, err)
 		}
@@ -87,7 +98,11 @@ func (s *Store) RegisterCard(ctx context.Context, operator int64, c Card) error 
 				return err
 			}
 		}
-		_, err = tx.vouch(operator, c.EID, map[string]any{"event_counter": c.EventCounter, "profiles": iccids})
+		detail := map[string]any{"event_counter": c.EventCounter, "profiles": iccids}
+		if c.Management == ES10c {
+			detail = map[string]any{"management": ES10c, "profiles": iccids}
+		}
+		_, err = tx.vouch(operator, c.EID, detail)
 		return err
 	})
 }
@@ -159,7 +174,7 @@ func (s *Store) Card(ctx context.Context, eid id.EID, operator int64) (*Card, er
 }
 
 // One statement, so that counter and profiles are of one moment.
-const selectCard = `SELECT c.public_keys, c.event_counter, c.unsettled, c.registered_at, c.updated_at, c.claim_token, c.claim_until, r.card_groups,
+const selectCard = `SELECT c.management, c.public_keys, c.event_counter, c.unsettled, c.registered_at, c.updated_at, c.claim_token, c.claim_until, r.card_groups,
 	       p.iccid, p.mccmnc, p.state, p.class, p.provider, p.name, p.ppr1, p.ppr2, p.fallback, p.disable_allowed, p.enabled_at
 	FROM cards c LEFT JOIN registrations r ON r.eid = c.eid AND r.operator_id = ? LEFT JOIN profiles p ON p.eid = c.eid
 	WHERE c.eid = ? ORDER BY p.position`
@@ -185,7 +200,7 @@ func readCard(q querier, eid id.EID, operator int64, lock string) (*Card, claime
 			ppr1, ppr2, fallback, allowed               sql.NullBool
 			enabled                                     sql.NullInt64
 		)
-		if err := rows.Scan(&keys, &c.EventCounter, &c.Unsettled, &registered, &updated, &by.token, &by.until, &groups,
+		if err := rows.Scan(&c.Management, &keys, &c.EventCounter, &c.Unsettled, &registered, &updated, &by.token, &by.until, &groups,
 			&iccid, &mccmnc, &state, &class, &provider, &name, &ppr1, &ppr2, &fallback, &allowed, &enabled); err != nil {
 			return nil, by, fmt.Errorf("store: %w", err)
 		}

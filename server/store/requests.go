@@ -79,9 +79,11 @@ type Request struct {
 	HeldWhy          string // what it waits, or waited, for
 	ApprovedBy       int64  // user; 0 for none
 	ApprovedAt       *time.Time
-	// SentAt is the durable mark, nil before it; Counter is then the expected
-	// event counter of the command.
+	// SentAt is the durable mark, nil before it. How is then how it was sent: as
+	// the card is registered. Counter is the expected event counter of the
+	// applet's command.
 	SentAt     *time.Time
+	How        Management
 	Counter    uint32
 	FinishedAt *time.Time // nothing more will happen
 	Detail     string     // in words, for whoever asked
@@ -346,14 +348,14 @@ func readKey(tx *tx, sub Submission) (Request, error) {
 }
 
 const requestColumns = `seq, id, operator_id, user_id, mccmnc, eid, iccid, reason, unconnected, timeout, deadline, state, created_at, updated_at,
-	scopes, epoch, held_why, approved_by, approved_at, sent_at, counter, told, finished_at,
+	scopes, epoch, held_why, approved_by, approved_at, sent_at, how, counter, told, finished_at,
 	detail, rule, subject_code, reason_code, result, status_word, suite, card_counter, command, response, receipt`
 
 func scanRequest(row scanner) (Request, error) {
 	var (
 		r                                      Request
 		rid, mccmnc, eid, state                string
-		iccid                                  sql.NullString
+		iccid, how                             sql.NullString
 		timeout, deadline, created, updated    int64
 		approvedBy, approvedAt                 sql.NullInt64
 		sent, counter, finished                sql.NullInt64
@@ -362,7 +364,7 @@ func scanRequest(row scanner) (Request, error) {
 		command, response, receipt             []byte
 	)
 	err := row.Scan(&r.Seq, &rid, &r.Operator, &r.UserID, &mccmnc, &eid, &iccid, &r.Reason, &r.LeaveUnconnected, &timeout, &deadline,
-		&state, &created, &updated, &r.scopes, &r.Epoch, &r.HeldWhy, &approvedBy, &approvedAt, &sent, &counter, &r.told, &finished,
+		&state, &created, &updated, &r.scopes, &r.Epoch, &r.HeldWhy, &approvedBy, &approvedAt, &sent, &how, &counter, &r.told, &finished,
 		&r.Detail, &rule, &subject, &reason, &result, &statusWord, &suite, &cardCounter, &command, &response, &receipt)
 	if err != nil {
 		return Request{}, found(err)
@@ -383,7 +385,7 @@ func scanRequest(row scanner) (Request, error) {
 	r.Timeout = time.Duration(timeout) * time.Millisecond
 	r.State, r.Deadline, r.CreatedAt, r.UpdatedAt = State(state), fromMillis(deadline), fromMillis(created), fromMillis(updated)
 	r.ApprovedBy, r.ApprovedAt = approvedBy.Int64, fromNullMillis(approvedAt)
-	r.SentAt, r.Counter, r.FinishedAt = fromNullMillis(sent), uint32(counter.Int64), fromNullMillis(finished)
+	r.SentAt, r.How, r.Counter, r.FinishedAt = fromNullMillis(sent), Management(how.String), uint32(counter.Int64), fromNullMillis(finished)
 	if rule != "" {
 		r.Refusal = &Refusal{Rule: rule, SubjectCode: subject, ReasonCode: reason, Text: r.Detail}
 	}
@@ -507,8 +509,8 @@ func (s *Store) Again(ctx context.Context, claim Claim, request id.RequestID, st
 }
 
 // MarkSending is the durable mark that goes before a command: once it returns
-// nil the command with this expected event counter counts as sent. It holds
-// only under a claim, for a request that is not sent yet and whose deadline has
+// nil the command, with this expected event counter where it is the applet's,
+// counts as sent. It holds only under a claim, for a request that is not sent yet and whose deadline has
 // not passed; else the error matches ErrFenced or ErrState and nothing may be
 // sent.
 //
@@ -579,8 +581,12 @@ func (s *Store) MarkSending(ctx context.Context, claim Claim, req Request, count
 			}
 		}
 		now := millis(tx.now)
-		if _, err := tx.exec(`UPDATE deactivations SET state = 'sending', sent_at = ?, counter = ?, told = ?, updated_at = ? WHERE id = ?`,
-			now, counter, m.Guard[0].Webhooks > 0, now, r.ID.String()); err != nil {
+		var expected any
+		if card.Management == Applet {
+			expected = counter
+		}
+		if _, err := tx.exec(`UPDATE deactivations SET state = 'sending', sent_at = ?, how = ?, counter = ?, told = ?, updated_at = ? WHERE id = ?`,
+			now, string(card.Management), expected, m.Guard[0].Webhooks > 0, now, r.ID.String()); err != nil {
 			return err
 		}
 		return tx.addEvents(r.steps(append(slices.Clone(before), step))...)
@@ -630,7 +636,7 @@ type Outcome struct {
 	State   State // Done, Refused, Failed, or Unknown where it can never verify any more
 	Detail  string
 	Refusal *Refusal   // of a management rule
-	Answer  *Answer    // of the card, verified
+	Answer  *Answer    // of the card, verified; ES10c gives none
 	Card    *CardState // what the card said of itself
 	// Unsettled says that Card does not tell the card's state of now: GET STATUS
 	// has to be read.
@@ -640,8 +646,8 @@ type Outcome struct {
 
 // Finish ends a request and records what the card said of itself, in one
 // transaction, and gives the claim back. Without a verified answer a request
-// that was sent can only become Unknown; what a rule refuses must not have been
-// sent. The error matches ErrState where the request does not allow the outcome,
+// that was sent to the applet can only become Unknown, and one that was sent by
+// ES10c has none; what a rule refuses must not have been sent. The error matches ErrState where the request does not allow the outcome,
 // and ErrFenced where the claim has passed.
 func (s *Store) Finish(ctx context.Context, claim Claim, request id.RequestID, o Outcome) (Request, error) {
 	var r Request
@@ -708,19 +714,21 @@ func (t *tx) finish(card *Card, r *Request, o Outcome) (Request, error) {
 	return out, t.addEvents(append(events, r.steps(o.Steps)...)...)
 }
 
-// allows says which ends a request may come to (docs/protocol.md §8).
+// allows says which ends a request may come to (docs/protocol.md §8). What was
+// sent by ES10c ends by what was read of the card, without an answer.
 func allows(r *Request, o Outcome) bool {
 	if r.FinishedAt != nil {
 		return false
 	}
 	sent := r.SentAt != nil
+	proven := sent && (o.Answer != nil) == (r.How == Applet)
 	switch o.State {
 	case Done, Unknown:
-		return sent && o.Answer != nil
+		return proven
 	case Refused:
-		return o.Refusal != nil && !sent || o.Refusal == nil && sent && o.Answer != nil
+		return o.Refusal != nil && !sent || o.Refusal == nil && proven
 	case Failed:
-		return r.State != Unknown
+		return r.State != Unknown || r.How == ES10c
 	case Expired, Cancelled:
 		return !sent
 	}

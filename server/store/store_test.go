@@ -100,7 +100,7 @@ func (f *fixture) open(t *testing.T, opts ...Option) *Store {
 }
 
 func (f *fixture) card(t testing.TB, eid id.EID) Card {
-	return Card{EID: eid, PublicKeys: []byte(`{"k":1}`), EventCounter: 5, Profiles: []Profile{
+	return Card{EID: eid, Management: Applet, PublicKeys: []byte(`{"k":1}`), EventCounter: 5, Profiles: []Profile{
 		{ICCID: testICCID(t, 1), Owner: f.op.MCCMNC, State: Enabled, Class: "operational", Provider: "P", Name: "N", PPR2: true, DisableAllowed: true},
 		{ICCID: testICCID(t, 2), Owner: f.op.MCCMNC, State: Disabled, Class: "test", Fallback: true, DisableAllowed: true},
 	}}
@@ -335,7 +335,7 @@ func TestCards(t *testing.T) {
 		_, err = f.Card(t.Context(), testEID(9), 0)
 		assert.ErrorIs(t, err, ErrNotFound)
 
-		bare := Card{EID: testEID(2), PublicKeys: []byte("{}")}
+		bare := Card{EID: testEID(2), Management: Applet, PublicKeys: []byte("{}")}
 		require.NoError(t, f.RegisterCard(t.Context(), f.op.ID, bare))
 		got, err = f.Card(t.Context(), bare.EID, 0)
 		require.NoError(t, err)
