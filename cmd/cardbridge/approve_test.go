@@ -97,7 +97,7 @@ func testApprovals(t *testing.T, s *served) {
 	out, stderr, err := s.askAs("kim", newDeactivateCmd(), fourth...)
 	assert.Equal(t, exitStatus(exitHeld), err)
 	held := lines[deactivateJSON](t, out)[0]
-	assert.Equal(t, "held", held.State)
+	assert.EqualValues(t, "held", held.State)
 	assert.Contains(t, held.HeldWhy, "budget of 3")
 	assert.Contains(t, stderr, "with the role approve, until ")
 	assert.Contains(t, stderr, "cardbridge approve "+held.RequestID)
@@ -146,7 +146,7 @@ func testApprovals(t *testing.T, s *served) {
 	request = s.held(again)
 	again.interrupt()
 	assert.Equal(t, exitStatus(exitHeld), <-again.ended)
-	assert.Equal(t, "held", lines[deactivateJSON](t, again.out.String())[0].State)
+	assert.EqualValues(t, "held", lines[deactivateJSON](t, again.out.String())[0].State)
 	_, _, err = s.ask(newApproveCmd(), request)
 	assert.ErrorContains(t, err, "a second user must")
 	out, _, err = s.askAs("kim", newCancelCmd(), request, "--json")

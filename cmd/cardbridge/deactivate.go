@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -20,7 +19,7 @@ import (
 	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/id"
 	"github.com/cardbridge/cardbridge/server"
-	"github.com/cardbridge/cardbridge/server/api"
+	"github.com/cardbridge/cardbridge/server/api/client"
 )
 
 const (
@@ -78,29 +77,29 @@ approval, nothing was sent; 1 anything else.`,
 // deactivateJSON is what deactivate prints. Members are absent where they do
 // not apply.
 type deactivateJSON struct {
-	RequestID       string  `json:"request_id,omitempty"`
-	EID             string  `json:"eid"`
-	ICCID           string  `json:"iccid,omitempty"`
-	State           string  `json:"state,omitempty"`
-	HeldWhy         string  `json:"held_why,omitempty"`
-	ApprovedBy      string  `json:"approved_by,omitempty"`
-	Outcome         string  `json:"outcome,omitempty"`
-	RefusedBy       string  `json:"refused_by,omitempty"` // rule, user, card
-	Rule            string  `json:"rule,omitempty"`
-	SubjectCode     string  `json:"subject_code,omitempty"`
-	ReasonCode      string  `json:"reason_code,omitempty"`
-	Result          string  `json:"result,omitempty"`
-	SW              string  `json:"sw,omitempty"`
-	EventCounter    *uint32 `json:"event_counter,omitempty"`
-	Receipt         string  `json:"receipt,omitempty"`
-	ReceiptVerified *bool   `json:"receipt_verified,omitempty"`
-	Detail          string  `json:"detail,omitempty"`
-	IdempotencyKey  string  `json:"idempotency_key,omitempty"` // where it is not known whether the server has the request
-	Error           string  `json:"error,omitempty"`
+	RequestID       string                   `json:"request_id,omitempty"`
+	EID             string                   `json:"eid"`
+	ICCID           string                   `json:"iccid,omitempty"`
+	State           client.DeactivationState `json:"state,omitempty"`
+	HeldWhy         string                   `json:"held_why,omitempty"`
+	ApprovedBy      string                   `json:"approved_by,omitempty"`
+	Outcome         string                   `json:"outcome,omitempty"`
+	RefusedBy       string                   `json:"refused_by,omitempty"` // rule, user, card
+	Rule            string                   `json:"rule,omitempty"`
+	SubjectCode     string                   `json:"subject_code,omitempty"`
+	ReasonCode      string                   `json:"reason_code,omitempty"`
+	Result          string                   `json:"result,omitempty"`
+	SW              string                   `json:"sw,omitempty"`
+	EventCounter    *int64                   `json:"event_counter,omitempty"`
+	Receipt         string                   `json:"receipt,omitempty"`
+	ReceiptVerified *bool                    `json:"receipt_verified,omitempty"`
+	Detail          string                   `json:"detail,omitempty"`
+	IdempotencyKey  string                   `json:"idempotency_key,omitempty"` // where it is not known whether the server has the request
+	Error           string                   `json:"error,omitempty"`
 }
 
 func (a *asking) run(ctx context.Context, p *printer) error {
-	in := api.DeactivationRequest{ICCID: a.iccid, Reason: int(a.reason), LeaveUnconnected: a.unconnect, TimeoutSeconds: int((a.timeout + time.Second - 1) / time.Second)}
+	in := client.DeactivationRequest{ICCID: a.iccid, Reason: int64(a.reason), LeaveUnconnected: a.unconnect, TimeoutSeconds: int64((a.timeout + time.Second - 1) / time.Second)}
 	eid, err := id.ParseEID(a.eid)
 	if err != nil {
 		return err
@@ -122,14 +121,13 @@ func (a *asking) run(ctx context.Context, p *printer) error {
 	if err != nil {
 		return err
 	}
-	var d api.Deactivation
-	err = c.insist(ctx, http.MethodPost, "/v1/deactivations", map[string]string{"Idempotency-Key": a.key}, in, &d, clientTries)
-	var report *problemError
+	d, err := c.Insist(clientTries).Deactivate(ctx, client.DeactivateParams{IdempotencyKey: a.key}, in)
+	var report *client.Problem
 	if errors.As(err, &report) && report.Rule != "" {
 		res := deactivateJSON{EID: in.EID, ICCID: in.ICCID, State: "refused", RequestID: report.RequestID}
 		return p.refusedByRule(res, report.Rule, report.SubjectCode, report.ReasonCode, report.Detail)
 	}
-	var lost *lostError
+	var lost *client.LostError
 	if errors.As(err, &lost) {
 		res := deactivateJSON{EID: in.EID, ICCID: in.ICCID, Outcome: "unknown", IdempotencyKey: a.key, Error: "the server may have taken the request in: " + err.Error()}
 		hint := "ask again with --idempotency-key " + a.key + ": if the request is there, that gives it, and makes no second one"
@@ -152,15 +150,15 @@ func (a *asking) run(ctx context.Context, p *printer) error {
 
 // follow tells the steps of a request until it is finished, or the time for it
 // is over; the error says that its end was not seen.
-func (a *asking) follow(ctx context.Context, p *printer, c *client, d api.Deactivation) (api.Deactivation, error) {
+func (a *asking) follow(ctx context.Context, p *printer, c *client.Client, d *client.Deactivation) (*client.Deactivation, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	over := time.AfterFunc(a.timeout+waitGrace, func() { cancel(context.DeadlineExceeded) })
 	defer cancel(nil)
 	defer over.Stop()
-	path := "/v1/deactivations/" + d.ID
+	c = c.Insist(untilDone)
 	for after, finished := int64(0), false; !finished; {
-		var steps api.Steps
-		if err := c.insist(ctx, http.MethodGet, fmt.Sprintf("%s/events?after=%d&wait_seconds=%d", path, after, pollSeconds), nil, nil, &steps, untilDone); err != nil {
+		steps, err := c.ListSteps(ctx, d.ID, client.ListStepsParams{After: after, WaitSeconds: pollSeconds})
+		if err != nil {
 			return d, cmp.Or(context.Cause(ctx), err)
 		}
 		for _, s := range steps.Steps {
@@ -185,8 +183,8 @@ func (a *asking) follow(ctx context.Context, p *printer, c *client, d api.Deacti
 		d.State = steps.State
 		after, finished = steps.Next, steps.Finished && len(steps.Steps) == 0
 	}
-	var end api.Deactivation
-	if err := c.insist(ctx, http.MethodGet, path, nil, nil, &end, untilDone); err != nil {
+	end, err := c.GetDeactivation(ctx, d.ID)
+	if err != nil {
 		return d, cmp.Or(context.Cause(ctx), err)
 	}
 	if end.ID != d.ID {
@@ -196,12 +194,12 @@ func (a *asking) follow(ctx context.Context, p *printer, c *client, d api.Deacti
 }
 
 // approvalOf says what a request waits for that is held.
-func approvalOf(d api.Deactivation) string {
+func approvalOf(d *client.Deactivation) string {
 	return fmt.Sprintf("it waits for another user, with the role approve, until %s: cardbridge approve %s", when(d.Deadline), d.ID)
 }
 
 // describe says a step in words.
-func describe(s api.Step) string {
+func describe(s client.Step) string {
 	at := s.At.Local().Format("15:04:05.000")
 	get := func(name string) string {
 		if v, ok := s.Detail[name]; ok {
@@ -232,9 +230,9 @@ func describe(s api.Step) string {
 // report verifies what there is to verify and prints how a request ended. What
 // the server says the card did is believed with a receipt for it alone: without
 // one the outcome is unknown, whatever the server calls it.
-func (a *asking) report(ctx context.Context, p *printer, c *client, d api.Deactivation, cause error) error {
+func (a *asking) report(ctx context.Context, p *printer, c *client.Client, d *client.Deactivation, cause error) error {
 	res := deactivateJSON{
-		RequestID: d.ID, EID: d.EID, ICCID: d.ICCID, State: d.State, Detail: d.Detail, Outcome: d.State, HeldWhy: d.HeldWhy, ApprovedBy: d.ApprovedBy,
+		RequestID: d.ID, EID: d.EID, ICCID: d.ICCID, State: d.State, Detail: d.Detail, Outcome: string(d.State), HeldWhy: d.HeldWhy, ApprovedBy: d.ApprovedBy,
 	}
 	if d.Refusal != nil && d.SentAt == nil && d.Answer == nil {
 		return p.refusedByRule(res, d.Refusal.Rule, d.Refusal.SubjectCode, d.Refusal.ReasonCode, d.Refusal.Text)
@@ -260,7 +258,7 @@ func (a *asking) report(ctx context.Context, p *printer, c *client, d api.Deacti
 	case d.Answer != nil && !verified:
 	case cause != nil || !d.Finished:
 		res.Outcome = ""
-		if d.SentAt != nil || slices.Contains([]string{"sending", "unknown", "done", "refused"}, d.State) {
+		if d.SentAt != nil || slices.Contains([]client.DeactivationState{"sending", "unknown", "done", "refused"}, d.State) {
 			unknown("")
 		}
 		if cause != nil {
@@ -286,7 +284,7 @@ func (a *asking) report(ctx context.Context, p *printer, c *client, d api.Deacti
 }
 
 // held prints a request that waits for an approval, and who can give it.
-func (p *printer) held(res deactivateJSON, d api.Deactivation) error {
+func (p *printer) held(res deactivateJSON, d *client.Deactivation) error {
 	res.HeldWhy = d.HeldWhy
 	if err := p.ended(res, approvalOf(d)); err != nil {
 		return err
@@ -335,7 +333,7 @@ func (p *printer) deactivation(res deactivateJSON) {
 	if outcome != "" {
 		p.field("outcome", p.paint(stateColour(res.Outcome), outcome))
 	} else {
-		p.field("state", res.State)
+		p.field("state", string(res.State))
 	}
 	p.field("held", printable(res.HeldWhy))
 	p.field("approved by", printable(res.ApprovedBy))
@@ -361,7 +359,7 @@ func (p *printer) deactivation(res deactivateJSON) {
 
 // verify checks that an answer is the card's, about what was asked for, and
 // says what the server makes of it.
-func (a *asking) verify(ctx context.Context, c *client, d api.Deactivation) error {
+func (a *asking) verify(ctx context.Context, c *client.Client, d *client.Deactivation) error {
 	record, err := a.cardRecord(ctx, c, d.EID)
 	if err != nil {
 		return err
@@ -418,7 +416,7 @@ func (a *asking) verify(ctx context.Context, c *client, d api.Deactivation) erro
 }
 
 // cardRecord has the keys that the receipt must verify under.
-func (a *asking) cardRecord(ctx context.Context, c *client, eid string) (*card.Record, error) {
+func (a *asking) cardRecord(ctx context.Context, c *client.Client, eid string) (*card.Record, error) {
 	if a.record != "" {
 		b, err := readFile(a.record)
 		if err != nil {
@@ -426,8 +424,8 @@ func (a *asking) cardRecord(ctx context.Context, c *client, eid string) (*card.R
 		}
 		return card.ParseRecord(b)
 	}
-	var out api.Card
-	if err := c.insist(ctx, http.MethodGet, "/v1/cards/"+eid, nil, nil, &out, clientTries); err != nil {
+	out, err := c.Insist(clientTries).GetCard(ctx, eid)
+	if err != nil {
 		return nil, err
 	}
 	return card.ParseRecord(out.Record)

@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -18,13 +16,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cardbridge/cardbridge/applet-sim"
-	"github.com/cardbridge/cardbridge/server/api"
+	"github.com/cardbridge/cardbridge/server/api/client"
 	"github.com/cardbridge/cardbridge/server/servertest"
 )
 
 // claims is a server that takes any request in, as if it were d's, and then
 // says that it ended as d.
-func claims(t *testing.T, d api.Deactivation) string {
+func claims(t *testing.T, d client.Deactivation) string {
 	accepted := d
 	accepted.State, accepted.Finished, accepted.SentAt, accepted.Answer, accepted.Refusal = "accepted", false, nil, nil, nil
 	mux := http.NewServeMux()
@@ -32,7 +30,7 @@ func claims(t *testing.T, d api.Deactivation) string {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, _ *http.Request) { assert.NoError(t, json.NewEncoder(w).Encode(v)) })
 	}
 	reply("POST /v1/deactivations", accepted)
-	reply("GET /v1/deactivations/{id}/events", api.Steps{State: d.State, Finished: true})
+	reply("GET /v1/deactivations/{id}/events", client.Steps{State: d.State, Finished: true})
 	reply("GET /v1/deactivations/{id}", d)
 	srv := httptest.NewServer(mux)
 	t.Cleanup(srv.Close)
@@ -40,7 +38,7 @@ func claims(t *testing.T, d api.Deactivation) string {
 }
 
 // believe runs the client against a server that claims d.
-func (s *served) believe(t *testing.T, d api.Deactivation, asJSON bool, change func(*asking)) (stdout string, status int) {
+func (s *served) believe(t *testing.T, d client.Deactivation, asJSON bool, change func(*asking)) (stdout string, status int) {
 	a := asking{
 		remote: remote{server: claims(t, d), tokenFile: s.path("token")},
 		eid:    d.EID, record: s.path(d.EID), timeout: time.Minute, wait: true,
@@ -58,18 +56,18 @@ func (s *served) believe(t *testing.T, d api.Deactivation, asJSON bool, change f
 }
 
 // end has a request carried out and gives its record.
-func (s *served) end(n int, args ...string) api.Deactivation {
+func (s *served) end(n int, args ...string) client.Deactivation {
 	res, stderr, _ := s.deactivate(n, args...)
 	require.NotNil(s, res.ReceiptVerified, "%s", stderr)
 	require.True(s, *res.ReceiptVerified)
 	r := remote{server: s.ready.URL, tokenFile: s.path("token"), pin: s.ready.Pin}
 	c, err := r.client()
 	require.NoError(s, err)
-	var d api.Deactivation
-	require.NoError(s, c.call(context.Background(), http.MethodGet, "/v1/deactivations/"+res.RequestID, nil, nil, &d))
+	d, err := c.GetDeactivation(context.Background(), res.RequestID)
+	require.NoError(s, err)
 	require.NotNil(s, d.Answer)
 	s.write(d.EID, servertest.Record(servertest.Image(n)))
-	return d
+	return *d
 }
 
 // What the client says the card did it says with the card's receipt for it
@@ -94,40 +92,40 @@ func TestWhatCannotBeVerifiedIsUnknown(t *testing.T) {
 		assert.Contains(t, out, `"refused_by":"card"`)
 	})
 	for name, c := range map[string]struct {
-		of     api.Deactivation
-		change func(d *api.Deactivation, a *api.Answer)
+		of     client.Deactivation
+		change func(d *client.Deactivation, a *client.Answer)
 		ask    func(*asking)
 	}{
-		"garbage":        {of: done, change: func(_ *api.Deactivation, a *api.Answer) { a.Receipt = "garbage" }},
-		"no receipt":     {of: done, change: func(_ *api.Deactivation, a *api.Answer) { a.Receipt = "" }},
-		"forged receipt": {of: done, change: func(_ *api.Deactivation, a *api.Answer) { a.Receipt = strings.Repeat("5a", len(a.Receipt)/2) }},
-		"forged response": {of: refused, change: func(d *api.Deactivation, a *api.Answer) {
+		"garbage":        {of: done, change: func(_ *client.Deactivation, a *client.Answer) { a.Receipt = "garbage" }},
+		"no receipt":     {of: done, change: func(_ *client.Deactivation, a *client.Answer) { a.Receipt = "" }},
+		"forged receipt": {of: done, change: func(_ *client.Deactivation, a *client.Answer) { a.Receipt = strings.Repeat("5a", len(a.Receipt)/2) }},
+		"forged response": {of: refused, change: func(d *client.Deactivation, a *client.Answer) {
 			d.State, a.Result, a.Response = "done", "00", "900100"+a.Response[6:]
 		}},
-		"another's receipt": {of: done, change: func(_ *api.Deactivation, a *api.Answer) {
+		"another's receipt": {of: done, change: func(_ *client.Deactivation, a *client.Answer) {
 			a.Receipt, a.Response = foreign.Answer.Receipt, foreign.Answer.Response
 		}},
-		"another's answer": {of: done, change: func(_ *api.Deactivation, a *api.Answer) { *a = *foreign.Answer }},
-		"an earlier receipt": {of: refused, change: func(_ *api.Deactivation, a *api.Answer) {
+		"another's answer": {of: done, change: func(_ *client.Deactivation, a *client.Answer) { *a = *foreign.Answer }},
+		"an earlier receipt": {of: refused, change: func(_ *client.Deactivation, a *client.Answer) {
 			a.Receipt, a.Response = earlier.Answer.Receipt, earlier.Answer.Response
 		}},
-		"an earlier answer":  {of: refused, change: func(_ *api.Deactivation, a *api.Answer) { *a = *earlier.Answer }},
-		"another command":    {of: done, change: func(_ *api.Deactivation, a *api.Answer) { a.Command = "00" + a.Command[2:] }},
-		"a command cut off":  {of: done, change: func(_ *api.Deactivation, a *api.Answer) { a.Command = "8210" }},
-		"another's request":  {of: done, change: func(d *api.Deactivation, _ *api.Answer) { d.EID = foreign.EID }, ask: func(a *asking) { a.eid, a.record = done.EID, s.path(done.EID) }},
+		"an earlier answer":  {of: refused, change: func(_ *client.Deactivation, a *client.Answer) { *a = *earlier.Answer }},
+		"another command":    {of: done, change: func(_ *client.Deactivation, a *client.Answer) { a.Command = "00" + a.Command[2:] }},
+		"a command cut off":  {of: done, change: func(_ *client.Deactivation, a *client.Answer) { a.Command = "8210" }},
+		"another's request":  {of: done, change: func(d *client.Deactivation, _ *client.Answer) { d.EID = foreign.EID }, ask: func(a *asking) { a.eid, a.record = done.EID, s.path(done.EID) }},
 		"another's record":   {of: done, ask: func(a *asking) { a.record = s.path(foreign.EID) }},
 		"another profile":    {of: done, ask: func(a *asking) { a.iccid = servertest.ICCID(1, 1).String() }},
 		"another reason":     {of: done, ask: func(a *asking) { a.reason = 9 }},
-		"another result":     {of: done, change: func(_ *api.Deactivation, a *api.Answer) { a.Result = "03" }},
-		"done, not refused":  {of: done, change: func(d *api.Deactivation, _ *api.Answer) { d.State = "refused" }},
-		"refused, not done":  {of: refused, change: func(d *api.Deactivation, _ *api.Answer) { d.State = "done" }},
-		"done, no answer":    {of: done, change: func(d *api.Deactivation, _ *api.Answer) { d.Answer = nil }},
-		"refused, no answer": {of: refused, change: func(d *api.Deactivation, _ *api.Answer) { d.Answer = nil }},
-		"unknown, no answer": {of: done, change: func(d *api.Deactivation, _ *api.Answer) { d.State, d.Detail, d.Answer = "unknown", "", nil }},
-		"done, not finished": {of: done, change: func(d *api.Deactivation, _ *api.Answer) { d.Finished, d.SentAt, d.Answer = false, nil, nil }},
-		"a rule, and sent":   {of: refused, change: func(d *api.Deactivation, _ *api.Answer) { d.Answer, d.Refusal = nil, &api.Refusal{Rule: "x"} }},
-		"a rule, an answer": {of: done, change: func(d *api.Deactivation, a *api.Answer) {
-			a.Receipt, d.SentAt, d.Refusal = "00", nil, &api.Refusal{Rule: "x"}
+		"another result":     {of: done, change: func(_ *client.Deactivation, a *client.Answer) { a.Result = "03" }},
+		"done, not refused":  {of: done, change: func(d *client.Deactivation, _ *client.Answer) { d.State = "refused" }},
+		"refused, not done":  {of: refused, change: func(d *client.Deactivation, _ *client.Answer) { d.State = "done" }},
+		"done, no answer":    {of: done, change: func(d *client.Deactivation, _ *client.Answer) { d.Answer = nil }},
+		"refused, no answer": {of: refused, change: func(d *client.Deactivation, _ *client.Answer) { d.Answer = nil }},
+		"unknown, no answer": {of: done, change: func(d *client.Deactivation, _ *client.Answer) { d.State, d.Detail, d.Answer = "unknown", "", nil }},
+		"done, not finished": {of: done, change: func(d *client.Deactivation, _ *client.Answer) { d.Finished, d.SentAt, d.Answer = false, nil, nil }},
+		"a rule, and sent":   {of: refused, change: func(d *client.Deactivation, _ *client.Answer) { d.Answer, d.Refusal = nil, &client.Refusal{Rule: "x"} }},
+		"a rule, an answer": {of: done, change: func(d *client.Deactivation, a *client.Answer) {
+			a.Receipt, d.SentAt, d.Refusal = "00", nil, &client.Refusal{Rule: "x"}
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -163,10 +161,10 @@ func TestWhatCannotBeVerifiedIsUnknown(t *testing.T) {
 		end := earlier
 		mux := http.NewServeMux()
 		mux.HandleFunc("POST /v1/deactivations", func(w http.ResponseWriter, _ *http.Request) {
-			assert.NoError(t, json.NewEncoder(w).Encode(api.Deactivation{ID: refused.ID, EID: refused.EID, State: "accepted"}))
+			assert.NoError(t, json.NewEncoder(w).Encode(client.Deactivation{ID: refused.ID, EID: refused.EID, State: "accepted"}))
 		})
 		mux.HandleFunc("GET /v1/deactivations/{id}/events", func(w http.ResponseWriter, _ *http.Request) {
-			assert.NoError(t, json.NewEncoder(w).Encode(api.Steps{State: "refused", Finished: true}))
+			assert.NoError(t, json.NewEncoder(w).Encode(client.Steps{State: "refused", Finished: true}))
 		})
 		mux.HandleFunc("GET /v1/deactivations/{id}", func(w http.ResponseWriter, _ *http.Request) { assert.NoError(t, json.NewEncoder(w).Encode(end)) })
 		srv := httptest.NewServer(mux)
@@ -175,50 +173,6 @@ func TestWhatCannotBeVerifiedIsUnknown(t *testing.T) {
 		assert.Equal(t, exitUnknown, status)
 		assert.Contains(t, out, "another request")
 	})
-}
-
-// Where a server points elsewhere, the token does not go there.
-func TestClientFollowsNoRedirect(t *testing.T) {
-	var elsewhere, here atomic.Int32
-	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
-	defer other.Close()
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		here.Add(1)
-		http.Redirect(w, r, other.URL+r.URL.Path, http.StatusTemporaryRedirect)
-	}))
-	defer srv.Close()
-	for _, method := range []string{http.MethodGet, http.MethodPost} {
-		here.Store(0)
-		err := newClient(t, srv.URL).insist(t.Context(), method, "/v1/cards", nil, map[string]string{}, &struct{}{}, clientTries)
-		assert.ErrorContains(t, err, "307")
-		assert.EqualValues(t, 1, here.Load(), "and it is no use to ask again")
-	}
-	assert.Zero(t, elsewhere.Load())
-}
-
-func newClient(t *testing.T, url string) *client {
-	s := &served{TB: t, dir: t.TempDir()}
-	r := remote{server: url, tokenFile: s.write("token", []byte("cbt_x\n"))}
-	c, err := r.client()
-	require.NoError(t, err)
-	return c
-}
-
-// A certificate that nobody vouches for: told at once, and what to do.
-func TestClientWithoutPin(t *testing.T) {
-	var connections atomic.Int32
-	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
-	srv.Config.ConnState = func(_ net.Conn, state http.ConnState) {
-		if state == http.StateNew {
-			connections.Add(1)
-		}
-	}
-	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
-	srv.StartTLS()
-	defer srv.Close()
-	err := newClient(t, srv.URL).insist(t.Context(), http.MethodGet, "/", nil, nil, nil, clientTries)
-	assert.ErrorContains(t, err, "--pin")
-	assert.EqualValues(t, 1, connections.Load())
 }
 
 // A reply that is lost is not a request that failed.
@@ -235,20 +189,8 @@ func TestDeactivateLosesTheReply(t *testing.T) {
 		remote: remote{server: srv.URL, tokenFile: s.write("token", []byte("cbt_x\n"))},
 		eid:    servertest.EID(1).String(), timeout: time.Minute, wait: true,
 	}
-	c, err := a.client()
-	require.NoError(t, err)
-	var lost *lostError
-	err = c.insist(t.Context(), http.MethodPost, "/", nil, nil, nil, 1)
-	assert.ErrorAs(t, err, &lost)
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, closed.Close())
-	err = newClient(t, "http://"+closed.Addr().String()).insist(t.Context(), http.MethodPost, "/", nil, nil, nil, 1)
-	assert.Error(t, err)
-	assert.False(t, errors.As(err, &lost), "it did not leave")
-
 	var out, steps bufferOf
-	err = a.run(t.Context(), &printer{out: &out, err: &steps, json: true})
+	err := a.run(t.Context(), &printer{out: &out, err: &steps, json: true})
 	var exit exitStatus
 	require.ErrorAs(t, err, &exit)
 	assert.Equal(t, exitStatus(exitUnknown), exit)

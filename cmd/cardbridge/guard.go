@@ -2,9 +2,9 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/cardbridge/cardbridge/server/api"
+	"github.com/cardbridge/cardbridge/server/api/client"
 	"github.com/cardbridge/cardbridge/server/store"
 )
 
@@ -26,32 +26,21 @@ func newGuardCmd() *cobra.Command {
 }
 
 func newGuardShowCmd() *cobra.Command {
-	var r remote
-	cmd := &cobra.Command{
-		Use:   "show --server URL --token-file FILE --pin SHA256",
-		Short: "Show what the guard counts of the operator, and its breaker",
-		Long: `Shows the operator's breaker, and for all of its cards and for each card group:
+	return remoteCmd("show", "Show what the guard counts of the operator, and its breaker",
+		`Shows the operator's breaker, and for all of its cards and for each card group:
 how many cards there are, the budget of the window, what was sent in it and is
 pending, what is left before requests wait for an approval, what was asked for,
 and the ceiling at which the breaker trips.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := r.client()
+		cobra.NoArgs, func(ctx context.Context, p *printer, c *client.Client, _ []string) error {
+			g, err := c.Insist(clientTries).GetGuard(ctx)
 			if err != nil {
 				return err
 			}
-			var g api.Guard
-			if err := c.insist(cmd.Context(), http.MethodGet, "/v1/guard", nil, nil, &g, clientTries); err != nil {
-				return err
-			}
-			return newPrinter(cmd).guard(g)
-		},
-	}
-	r.addFlags(cmd)
-	return cmd
+			return p.guard(g)
+		})
 }
 
-func (p *printer) guard(g api.Guard) error {
+func (p *printer) guard(g *client.Guard) error {
 	if p.json {
 		return p.object(g)
 	}
@@ -66,7 +55,7 @@ func (p *printer) guard(g api.Guard) error {
 	p.field("breaker", breaker)
 	p.field("window", (time.Duration(g.WindowSeconds) * time.Second).String())
 	var rows [][]string
-	for _, s := range append([]api.Scope{g.Operator}, g.Groups...) {
+	for _, s := range append([]client.Scope{g.Operator}, g.Groups...) {
 		name, left := s.Group, "any"
 		if name == "" {
 			name = "all cards"

@@ -172,7 +172,7 @@ func TestDeactivateOverTLS(t *testing.T) {
 	assert.True(t, *res.ReceiptVerified)
 	assert.Equal(t, "00", res.Result)
 	assert.Equal(t, "9000", res.SW)
-	assert.Equal(t, uint32(6), *res.EventCounter)
+	assert.EqualValues(t, uint32(6), *res.EventCounter)
 	assert.Equal(t, appletsim.Disabled, c.Image().Profiles[0].State)
 	for _, step := range []string{"accepted", "authenticating", "sending", "done"} {
 		assert.Contains(t, stderr, step)

@@ -1,47 +1,36 @@
 package main
 
 import (
-	"net/http"
+	"context"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cardbridge/cardbridge/card/id"
-	"github.com/cardbridge/cardbridge/server/api"
+	"github.com/cardbridge/cardbridge/server/api/client"
 )
 
 func newCardShowCmd() *cobra.Command {
-	return newCardRecordCmd("show", "Show a card as a server has it recorded", "", http.MethodGet)
+	return cardRecordCmd("show", "Show a card as a server has it recorded", (*client.Client).GetCard)
 }
 
 func newCardRefreshCmd() *cobra.Command {
-	return newCardRecordCmd("refresh", "Have a server read a card's state anew, after it was changed elsewhere", "/refresh", http.MethodPost)
+	return cardRecordCmd("refresh", "Have a server read a card's state anew, after it was changed elsewhere", (*client.Client).RefreshCard)
 }
 
-// newCardRecordCmd is a command that asks for a card's record and prints it.
-func newCardRecordCmd(name, short, path, method string) *cobra.Command {
-	var r remote
+// cardRecordCmd is a command that asks for a card's record and prints it.
+func cardRecordCmd(name, short string, ask func(*client.Client, context.Context, string) (*client.Card, error)) *cobra.Command {
 	var eid string
-	cmd := &cobra.Command{
-		Use:   name + " --server URL --token-file FILE --pin SHA256 --eid EID",
-		Short: short,
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			e, err := id.ParseEID(eid)
-			if err != nil {
-				return err
-			}
-			c, err := r.client()
-			if err != nil {
-				return err
-			}
-			var out api.Card
-			if err := c.insist(cmd.Context(), method, "/v1/cards/"+e.String()+path, nil, nil, &out, clientTries); err != nil {
-				return err
-			}
-			return printCard(newPrinter(cmd), out)
-		},
-	}
-	r.addFlags(cmd)
+	cmd := remoteCmd(name+" --eid EID", short, "", cobra.NoArgs, func(ctx context.Context, p *printer, c *client.Client, _ []string) error {
+		e, err := id.ParseEID(eid)
+		if err != nil {
+			return err
+		}
+		out, err := ask(c.Insist(clientTries), ctx, e.String())
+		if err != nil {
+			return err
+		}
+		return p.card(out)
+	})
 	cmd.Flags().StringVar(&eid, "eid", "", "the card's EID")
 	_ = cmd.MarkFlagRequired("eid")
 	return cmd

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -34,7 +35,7 @@ func TestWarnsOfTestKeys(t *testing.T) {
 	assert.NotZero(t, status)
 	assert.Contains(t, stderr, warning(keyset))
 	assert.Contains(t, stderr, warning(card))
-	_, stderr, _ = cli(t, "card", "register", "--server", "https://127.0.0.1:1", "--token-file", write("token", []byte("x")), "--pin", "00", "--card", card)
+	_, stderr, _ = cli(t, "card", "register", "--server", "https://127.0.0.1:1", "--token-file", write("token", []byte("x")), "--pin", strings.Repeat("0", 64), "--card", card)
 	assert.Contains(t, stderr, warning(card))
 	for file, warns := range map[string]bool{keyset: true, own: false} {
 		out := t.TempDir()

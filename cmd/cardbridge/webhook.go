@@ -4,16 +4,14 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
-	"net/http"
 	"net/netip"
-	"net/url"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/cardbridge/cardbridge/server/api"
+	"github.com/cardbridge/cardbridge/server/api/client"
 	"github.com/cardbridge/cardbridge/server/webhook"
 )
 
@@ -32,34 +30,20 @@ token of a user with the role administer.`,
 	return cmd
 }
 
-// webhookCmd is a command that talks to a server.
-func webhookCmd(use, short, long string, args cobra.PositionalArgs, run func(context.Context, *printer, *client, []string) error) *cobra.Command {
-	var r remote
-	name, rest, _ := strings.Cut(use, " ")
-	cmd := &cobra.Command{
-		Use: strings.TrimSpace(name + " --server URL --token-file FILE --pin SHA256 " + rest), Short: short, Long: long, Args: args,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := r.client()
-			if err != nil {
-				return err
-			}
-			return run(cmd.Context(), newPrinter(cmd), c, args)
-		},
-	}
-	r.addFlags(cmd)
-	return cmd
-}
-
 func newWebhookAddCmd() *cobra.Command {
 	var types []string
-	cmd := webhookCmd("add [--type TYPE]... URL", "Have an endpoint told, and print its secret, this once",
+	cmd := remoteCmd("add [--type TYPE]... URL", "Have an endpoint told, and print its secret, this once",
 		`Has an endpoint told what becomes of the operator's requests, and prints the
 secret that its messages are signed under. The server shows it this once.
 
   cardbridge webhook add --server https://cards.example:8443 --token-file token --pin … https://oss.example.com/cardbridge`,
-		cobra.ExactArgs(1), func(ctx context.Context, p *printer, c *client, args []string) error {
-			var w api.Webhook
-			if err := c.call(ctx, http.MethodPost, "/v1/webhooks", nil, api.WebhookRequest{URL: args[0], Types: types}, &w); err != nil {
+		cobra.ExactArgs(1), func(ctx context.Context, p *printer, c *client.Client, args []string) error {
+			in := client.WebhookRequest{URL: args[0]}
+			for _, t := range types {
+				in.Types = append(in.Types, client.WebhookRequestTypes(t))
+			}
+			w, err := c.AddWebhook(ctx, in)
+			if err != nil {
 				return err
 			}
 			return p.secret(w)
@@ -69,9 +53,9 @@ secret that its messages are signed under. The server shows it this once.
 }
 
 func newWebhookListCmd() *cobra.Command {
-	return webhookCmd("list", "List the endpoints", "", cobra.NoArgs, func(ctx context.Context, p *printer, c *client, _ []string) error {
-		var list api.WebhookList
-		if err := c.call(ctx, http.MethodGet, "/v1/webhooks", nil, nil, &list); err != nil {
+	return remoteCmd("list", "List the endpoints", "", cobra.NoArgs, func(ctx context.Context, p *printer, c *client.Client, _ []string) error {
+		list, err := c.ListWebhooks(ctx)
+		if err != nil {
 			return err
 		}
 		if p.json {
@@ -97,9 +81,9 @@ func newWebhookListCmd() *cobra.Command {
 }
 
 func newWebhookRemoveCmd() *cobra.Command {
-	return webhookCmd("remove ID", "Remove an endpoint, and what it is still to be told", "", cobra.ExactArgs(1),
-		func(ctx context.Context, p *printer, c *client, args []string) error {
-			if err := c.call(ctx, http.MethodDelete, "/v1/webhooks/"+url.PathEscape(args[0]), nil, nil, nil); err != nil {
+	return remoteCmd("remove ID", "Remove an endpoint, and what it is still to be told", "", cobra.ExactArgs(1),
+		func(ctx context.Context, p *printer, c *client.Client, args []string) error {
+			if err := c.RemoveWebhook(ctx, args[0]); err != nil {
 				return err
 			}
 			if p.json {
@@ -112,13 +96,13 @@ func newWebhookRemoveCmd() *cobra.Command {
 
 func newWebhookRotateCmd() *cobra.Command {
 	var overlap time.Duration
-	cmd := webhookCmd("rotate [--overlap DURATION] ID", "Give an endpoint a new secret and print it, this once",
+	cmd := remoteCmd("rotate [--overlap DURATION] ID", "Give an endpoint a new secret and print it, this once",
 		`Gives an endpoint a new secret and prints it. Messages are signed under the one
 until now too while the overlap lasts, so that the receiver has time to change.`,
-		cobra.ExactArgs(1), func(ctx context.Context, p *printer, c *client, args []string) error {
-			seconds := int(overlap / time.Second)
-			var w api.Webhook
-			if err := c.call(ctx, http.MethodPost, "/v1/webhooks/"+url.PathEscape(args[0])+"/rotate", nil, api.Rotation{OverlapSeconds: &seconds}, &w); err != nil {
+		cobra.ExactArgs(1), func(ctx context.Context, p *printer, c *client.Client, args []string) error {
+			seconds := int64(overlap / time.Second)
+			w, err := c.RotateWebhook(ctx, args[0], client.Rotation{OverlapSeconds: &seconds})
+			if err != nil {
 				return err
 			}
 			return p.secret(w)
@@ -128,26 +112,26 @@ until now too while the overlap lasts, so that the receiver has time to change.`
 }
 
 func newWebhookEnableCmd() *cobra.Command {
-	return webhookCmd("enable ID", "Have an endpoint told again that was disabled, of what waited too", "", cobra.ExactArgs(1),
-		func(ctx context.Context, p *printer, c *client, args []string) error {
-			var w api.Webhook
-			if err := c.call(ctx, http.MethodPost, "/v1/webhooks/"+url.PathEscape(args[0])+"/enable", nil, nil, &w); err != nil {
+	return remoteCmd("enable ID", "Have an endpoint told again that was disabled, of what waited too", "", cobra.ExactArgs(1),
+		func(ctx context.Context, p *printer, c *client.Client, args []string) error {
+			w, err := c.EnableWebhook(ctx, args[0])
+			if err != nil {
 				return err
 			}
 			if p.json {
 				return p.object(w)
 			}
-			_, err := fmt.Fprintln(p.out, "enabled", w.ID)
+			_, err = fmt.Fprintln(p.out, "enabled", w.ID)
 			return err
 		})
 }
 
 func newWebhookDeliveriesCmd() *cobra.Command {
-	var limit int
-	cmd := webhookCmd("deliveries [--limit N] ID", "List what an endpoint was or is to be told, newest first", "", cobra.ExactArgs(1),
-		func(ctx context.Context, p *printer, c *client, args []string) error {
-			var list api.DeliveryList
-			if err := c.call(ctx, http.MethodGet, fmt.Sprintf("/v1/webhooks/%s/deliveries?limit=%d", url.PathEscape(args[0]), limit), nil, nil, &list); err != nil {
+	var limit int64
+	cmd := remoteCmd("deliveries [--limit N] ID", "List what an endpoint was or is to be told, newest first", "", cobra.ExactArgs(1),
+		func(ctx context.Context, p *printer, c *client.Client, args []string) error {
+			list, err := c.ListDeliveries(ctx, args[0], client.ListDeliveriesParams{Limit: limit})
+			if err != nil {
 				return err
 			}
 			if p.json {
@@ -155,19 +139,19 @@ func newWebhookDeliveriesCmd() *cobra.Command {
 			}
 			t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
 			for _, d := range list.Deliveries {
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", local(d.CreatedAt), d.ID, d.Type, d.RequestID, told(d))
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", local(d.CreatedAt), d.ID, d.Type, d.RequestID, told(&d))
 			}
 			return t.Flush()
 		})
-	cmd.Flags().IntVar(&limit, "limit", 50, "how many, 100 at most")
+	cmd.Flags().Int64Var(&limit, "limit", 50, "how many, 100 at most")
 	return cmd
 }
 
 func newWebhookRetryCmd() *cobra.Command {
-	return webhookCmd("retry ID MESSAGE", "Send an endpoint a message at once, also one that was delivered or given up", "", cobra.ExactArgs(2),
-		func(ctx context.Context, p *printer, c *client, args []string) error {
-			var d api.Delivery
-			if err := c.call(ctx, http.MethodPost, "/v1/webhooks/"+url.PathEscape(args[0])+"/deliveries/"+url.PathEscape(args[1])+"/retry", nil, nil, &d); err != nil {
+	return remoteCmd("retry ID MESSAGE", "Send an endpoint a message at once, also one that was delivered or given up", "", cobra.ExactArgs(2),
+		func(ctx context.Context, p *printer, c *client.Client, args []string) error {
+			d, err := c.RetryDelivery(ctx, args[0], args[1])
+			if err != nil {
 				return err
 			}
 			return p.delivery(d)
@@ -175,11 +159,10 @@ func newWebhookRetryCmd() *cobra.Command {
 }
 
 func newWebhookTestCmd() *cobra.Command {
-	return webhookCmd("test ID", "Send an endpoint a test message and say what came of it", "", cobra.ExactArgs(1),
-		func(ctx context.Context, p *printer, c *client, args []string) error {
-			path := "/v1/webhooks/" + url.PathEscape(args[0])
-			var d api.Delivery
-			if err := c.call(ctx, http.MethodPost, path+"/test", nil, nil, &d); err != nil {
+	return remoteCmd("test ID", "Send an endpoint a test message and say what came of it", "", cobra.ExactArgs(1),
+		func(ctx context.Context, p *printer, c *client.Client, args []string) error {
+			d, err := c.TestWebhook(ctx, args[0])
+			if err != nil {
 				return err
 			}
 			sent, cancel := context.WithTimeout(ctx, testWait)
@@ -190,13 +173,13 @@ func newWebhookTestCmd() *cobra.Command {
 					return fmt.Errorf("the test message %s was not sent within %s; webhook deliveries %s shows when it is", d.ID, testWait, args[0])
 				case <-time.After(100 * time.Millisecond):
 				}
-				var list api.DeliveryList
-				if err := c.call(ctx, http.MethodGet, path+"/deliveries", nil, nil, &list); err != nil {
+				list, err := c.ListDeliveries(ctx, args[0], client.ListDeliveriesParams{})
+				if err != nil {
 					return err
 				}
 				for _, now := range list.Deliveries {
 					if now.ID == d.ID {
-						d = now
+						d = &now
 					}
 				}
 			}
@@ -211,7 +194,7 @@ func newWebhookTestCmd() *cobra.Command {
 }
 
 // secret prints an endpoint with its secret.
-func (p *printer) secret(w api.Webhook) error {
+func (p *printer) secret(w *client.Webhook) error {
 	if p.json {
 		return p.object(w)
 	}
@@ -220,7 +203,7 @@ func (p *printer) secret(w api.Webhook) error {
 	return err
 }
 
-func (p *printer) delivery(d api.Delivery) error {
+func (p *printer) delivery(d *client.Delivery) error {
 	if p.json {
 		return p.object(d)
 	}
@@ -229,13 +212,13 @@ func (p *printer) delivery(d api.Delivery) error {
 }
 
 // told says in words how a message fares.
-func told(d api.Delivery) string {
-	text := d.State
+func told(d *client.Delivery) string {
+	text := string(d.State)
 	if n := len(d.Attempts); n > 0 {
 		last := d.Attempts[n-1]
 		why := last.Error
 		if why == "" {
-			why = fmt.Sprintf("it answered %d in %d ms", last.Status, last.TookMillis)
+			why = fmt.Sprintf("it answered %d in %d ms", last.Status, last.TookMs)
 		}
 		text += fmt.Sprintf(", attempt %d: %s", n, why)
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/cardbridge/cardbridge/server/api"
+	"github.com/cardbridge/cardbridge/server/api/client"
 	"github.com/cardbridge/cardbridge/server/webhook"
 )
 
@@ -44,7 +44,7 @@ func TestWebhookCommands(t *testing.T) {
 		require.NoError(t, err, "%s", stderr)
 		return out
 	}
-	var w api.Webhook
+	var w client.Webhook
 	require.NoError(t, json.Unmarshal([]byte(run("add", receiver.URL, "--json")), &w))
 	var err error
 	secret, err = webhook.ParseSecret(w.Secret)
@@ -58,10 +58,10 @@ func TestWebhookCommands(t *testing.T) {
 	select {
 	case m := <-messages:
 		assert.Equal(t, webhook.Finished, m.Type)
-		var d api.Deactivation
+		var d client.Deactivation
 		require.NoError(t, json.Unmarshal(m.Data, &d))
 		assert.Equal(t, res.RequestID, d.ID)
-		assert.Equal(t, "done", d.State)
+		assert.EqualValues(t, "done", d.State)
 		require.NotNil(t, d.Answer)
 		assert.Equal(t, res.Receipt, d.Answer.Receipt)
 	case <-time.After(20 * time.Second):
@@ -70,7 +70,7 @@ func TestWebhookCommands(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Count(run("deliveries", w.ID), "delivered") == 2 }, 10*time.Second, 20*time.Millisecond)
 	out := run("deliveries", w.ID)
 	assert.Contains(t, out, res.RequestID)
-	var list api.DeliveryList
+	var list client.DeliveryList
 	require.NoError(t, json.Unmarshal([]byte(run("deliveries", w.ID, "--limit", "1", "--json")), &list))
 	require.Len(t, list.Deliveries, 1)
 	run("retry", w.ID, list.Deliveries[0].ID)

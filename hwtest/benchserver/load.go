@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/cardbridge/cardbridge/server/api"
+	apiclient "github.com/cardbridge/cardbridge/server/api/client"
 	"github.com/cardbridge/cardbridge/server/servertest"
 )
 
@@ -26,7 +27,7 @@ type client struct {
 
 // newClient keeps one connection alive for each request that is under way.
 func newClient(s started, token string, atOnce int) (*client, error) {
-	config, err := api.PinnedTLS(s.Pin)
+	config, err := apiclient.PinnedTLS(s.Pin)
 	if err != nil {
 		return nil, err
 	}

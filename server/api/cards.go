@@ -74,6 +74,11 @@ type Profile struct {
 	DisableAllowed bool   `json:"disable_allowed" doc:"POL2"`
 }
 
+// ProfilePolicy is POL2 of a profile: the server's rules about it.
+type ProfilePolicy struct {
+	DisableAllowed bool `json:"disable_allowed" doc:"false forbids that the profile is disabled"`
+}
+
 func cardOf(c *store.Card) Card {
 	out := Card{
 		EID: c.EID.String(), EventCounter: c.EventCounter, Unsettled: c.Unsettled, Record: c.PublicKeys,
@@ -191,9 +196,7 @@ func (a *API) registerCards() {
 	}), func(ctx context.Context, in *struct {
 		EIDPath
 		ICCID string `path:"iccid" minLength:"18" maxLength:"20" pattern:"^[0-9A-Ea-e]+$" doc:"ICCID, 18 to 20 digits"`
-		Body  struct {
-			DisableAllowed bool `json:"disable_allowed" doc:"false forbids that the profile is disabled"`
-		}
+		Body  ProfilePolicy
 	}) (*cardReply, error) {
 		eid, err := in.parse()
 		if err != nil {

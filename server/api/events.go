@@ -47,7 +47,7 @@ func stepOf(e store.Event) Step { return Step{Seq: e.Seq, At: e.At, Step: e.Kind
 type Steps struct {
 	Steps    []Step `json:"steps" nullable:"false"`
 	Next     int64  `json:"next" doc:"Ask again with this as after"`
-	State    string `json:"state"`
+	State    string `json:"state" enum:"accepted,held,waiting,authenticating,sending,done,refused,failed,expired,cancelled,unknown"`
 	Finished bool   `json:"finished" doc:"Nothing more will happen"`
 }
 

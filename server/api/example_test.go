@@ -7,12 +7,6 @@ import (
 	"github.com/cardbridge/cardbridge/server/api"
 )
 
-func ExamplePinnedTLS() {
-	_, err := api.PinnedTLS("not a pin")
-	fmt.Println(err)
-	// Output: pin "not a pin": 64 hexadecimal digits wanted, the SHA-256 of the server's public key (SPKI)
-}
-
 func ExampleStep() {
 	s := api.Step{Seq: 4, At: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Step: "sending"}
 	fmt.Println(s.At.Format(time.RFC3339), s.Step)

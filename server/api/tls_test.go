@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/cardbridge/cardbridge/server/api"
+	"github.com/cardbridge/cardbridge/server/api/client"
 )
 
 func TestCertificateAndPin(t *testing.T) {
@@ -40,7 +41,7 @@ func TestCertificateAndPin(t *testing.T) {
 	srv.StartTLS()
 	defer srv.Close()
 	get := func(pin string) error {
-		config, err := api.PinnedTLS(pin)
+		config, err := client.PinnedTLS(pin)
 		require.NoError(t, err)
 		c := http.Client{Transport: &http.Transport{TLSClientConfig: config}}
 		res, err := c.Get(srv.URL)
@@ -52,9 +53,9 @@ func TestCertificateAndPin(t *testing.T) {
 	assert.NoError(t, get(pin))
 	_, otherPin, err := api.Certificate(t.TempDir(), time.Now())
 	require.NoError(t, err)
-	assert.ErrorIs(t, get(otherPin), api.ErrPin)
+	assert.ErrorIs(t, get(otherPin), client.ErrPin)
 	for _, bad := range []string{"", "x", pin[1:], pin + "00"} {
-		_, err := api.PinnedTLS(bad)
+		_, err := client.PinnedTLS(bad)
 		assert.Error(t, err)
 	}
 }
