@@ -85,6 +85,7 @@ type Server struct {
 	hub    *hub[id.RequestID] // steps of requests
 	looked *hub[id.EID]       // steps of runners
 	users  sync.Map           // number to store.Operator
+	used   sync.Map           // numbers of credentials, of whose use the record is to be told
 
 	started chan struct{} // closed once Run works
 	ending  chan struct{} // closed once Run is told to end
@@ -189,6 +190,7 @@ func (s *Server) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	loops.Go(func() { s.every(ctx, s.Poll, s.expire) })
 	loops.Go(func() { s.every(ctx, s.Poll, s.pickUp()) })
+	loops.Go(func() { s.every(ctx, s.Poll, s.recordUses) })
 	renewing, stopRenewing := context.WithCancel(work)
 	loops.Go(func() { s.every(renewing, s.Lease/3, s.renew) })
 	if s.Webhooks != nil {

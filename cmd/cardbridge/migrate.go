@@ -25,8 +25,9 @@ func newMigrateCmd() *cobra.Command {
 does, and prints its version. With --to it is taken back to the version that an
 older program prints: end all servers and make a backup first, and go on with the
 older program, as this one would bring it up to date again. What only newer
-versions have is lost: users but an operator's first, groups and the guard's
-counts; requests that wait for an approval are expired.
+versions have is lost: users but an operator's first, credentials but a user's
+token, groups and the guard's counts; requests that wait for an approval are
+expired.
 
   cardbridge migrate --data ./data
   cardbridge migrate --data ./data --to 2`,

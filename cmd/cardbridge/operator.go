@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -37,21 +38,27 @@ type operatorJSON struct {
 	Name   string `json:"name"`
 	MCCMNC string `json:"mccmnc"`
 	User   string `json:"user"`
-	Roles  string `json:"roles"`
+	Roles  string `json:"roles"` // where there is a token, those that it is good for
 	Token  string `json:"token,omitempty"`
 	File   string `json:"token_file,omitempty"` // where the token is instead
+
+	Credential int64      `json:"credential,omitempty"` // the token's number
+	Expires    *time.Time `json:"expires,omitempty"`    // the token
 }
 
 // adding is the flags of commands that make a user and its token.
 type adding struct {
 	recordFlags
-	roles string
-	file  string
+	roles  string
+	file   string
+	expiry expiry
 }
 
 func (a *adding) addFlags(cmd *cobra.Command) {
 	a.recordFlags.addFlags(cmd)
 	cmd.Flags().StringVar(&a.file, "token-file", "", "write the token to this file, which must not exist yet, and do not print it")
+	a.expiry = expiry(server.DefaultLifetime)
+	a.expiry.addFlag(cmd, "the token")
 	addJSONFlag(cmd)
 }
 
@@ -79,8 +86,9 @@ meanwhile.
 			if err != nil {
 				return err
 			}
-			return a.run(cmd, a.make, func(records *store.Store, roles store.Roles) (store.Operator, string, error) {
-				return server.AddOperator(cmd.Context(), records, args[0], network, user, roles)
+			return a.run(cmd, a.make, func(records *store.Store, roles store.Roles, expires server.TokenOption) (op store.Operator, _ store.Credential, token string, err error) {
+				op, token, err = server.AddOperator(cmd.Context(), records, args[0], network, user, roles, expires)
+				return
 			})
 		},
 	}
@@ -107,8 +115,9 @@ users, the one who asks and the one who approves:
 			if args[0] == "" {
 				return errors.New("a user needs a name")
 			}
-			return a.run(cmd, a.open, func(records *store.Store, roles store.Roles) (store.Operator, string, error) {
-				return server.AddUser(cmd.Context(), records, operator, args[0], roles)
+			return a.run(cmd, a.open, func(records *store.Store, roles store.Roles, expires server.TokenOption) (op store.Operator, _ store.Credential, token string, err error) {
+				op, token, err = server.AddUser(cmd.Context(), records, operator, args[0], roles, expires)
+				return
 			})
 		},
 	}
@@ -124,32 +133,13 @@ func addOperatorFlag(cmd *cobra.Command, operator *string) {
 	_ = cmd.MarkFlagRequired("operator")
 }
 
-func newUserTokenCmd() *cobra.Command {
-	a := adding{roles: store.AllRoles.String()} // those that the user has stay
-	var operator string
-	cmd := &cobra.Command{
-		Use:   "token {--data DIR | --store URL} --operator NAME [--token-file FILE] USER",
-		Short: "Give a user another token, in place of the one it has",
-		Long:  "Gives a user another token, and prints it, as operator user add does. The one that it had is nobody's from then on.",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.run(cmd, a.open, func(records *store.Store, _ store.Roles) (store.Operator, string, error) {
-				return server.NewToken(cmd.Context(), records, operator, args[0])
-			})
-		},
-	}
-	a.addFlags(cmd)
-	addOperatorFlag(cmd, &operator)
-	return cmd
-}
-
 func newUserRemoveCmd() *cobra.Command {
 	var where recordFlags
 	var operator string
 	cmd := &cobra.Command{
 		Use:   "remove {--data DIR | --store URL} --operator NAME USER",
-		Short: "Take its token and its roles from a user, for good",
-		Long: `Takes its token and its roles from a user, for good. What it asked for and approved
+		Short: "Take its credentials and its roles from a user, for good",
+		Long: `Takes its tokens, its certificates and its roles from a user, for good. What it asked for and approved
 stays, under its name, which nobody else can get.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -162,7 +152,7 @@ stays, under its name, which nobody else can get.`,
 				if p.json {
 					return p.object(operatorJSON{Name: op.Name, MCCMNC: op.MCCMNC.String(), User: op.User.Name})
 				}
-				_, err = fmt.Fprintf(p.out, "user %q of operator %q is removed; its token is nobody's\n", op.User.Name, op.Name)
+				_, err = fmt.Fprintf(p.out, "user %q of operator %q is removed; its credentials are nobody's\n", op.User.Name, op.Name)
 				return err
 			})
 		},
@@ -173,8 +163,9 @@ stays, under its name, which nobody else can get.`,
 	return cmd
 }
 
-// run adds a user to a record and hands its token out.
-func (a *adding) run(cmd *cobra.Command, open func(context.Context) (*store.Store, error), add func(*store.Store, store.Roles) (store.Operator, string, error)) (err error) {
+// run has add make a token in a record and hands it out.
+func (a *adding) run(cmd *cobra.Command, open func(context.Context) (*store.Store, error),
+	add func(*store.Store, store.Roles, server.TokenOption) (store.Operator, store.Credential, string, error)) (err error) {
 	roles, err := store.ParseRoles(a.roles)
 	if err != nil {
 		return err
@@ -195,23 +186,28 @@ func (a *adding) run(cmd *cobra.Command, open func(context.Context) (*store.Stor
 		return err
 	}
 	defer func() { err = errors.Join(err, records.Close()) }()
-	op, token, err := add(records, roles)
+	expires := a.expiry.from(records.Now())
+	op, c, token, err := add(records, roles, server.Expires(expires))
 	if err != nil {
 		return err
 	}
 	p := newPrinter(cmd)
-	out := operatorJSON{Name: op.Name, MCCMNC: op.MCCMNC.String(), User: op.User.Name, Roles: op.User.Roles.String(), File: a.file}
+	out := operatorJSON{Name: op.Name, MCCMNC: op.MCCMNC.String(), User: op.User.Name, Roles: cmp.Or(c.Roles, op.User.Roles).String(), File: a.file, Credential: c.ID}
+	until := "for good"
+	if !expires.IsZero() {
+		out.Expires, until = &expires, "until "+expires.Format(time.RFC3339)
+	}
 	if tokens == nil {
 		out.Token = token
 	} else if _, err := fmt.Fprintln(tokens, token); err != nil {
-		return fmt.Errorf("the token is lost, get another by operator user token: %w", err)
+		return fmt.Errorf("the token is lost, get another by operator user token replace: %w", err)
 	} else if err := tokens.Sync(); err != nil {
-		return fmt.Errorf("the token is lost, get another by operator user token: %w", err)
+		return fmt.Errorf("the token is lost, get another by operator user token replace: %w", err)
 	}
 	if p.json {
 		return p.object(out)
 	}
-	whose := fmt.Sprintf("user %q (%s) of operator %q, network %s", out.User, out.Roles, out.Name, out.MCCMNC)
+	whose := fmt.Sprintf("user %q (%s) of operator %q, network %s, %s", out.User, out.Roles, out.Name, out.MCCMNC, until)
 	if tokens != nil {
 		fmt.Fprintf(p.out, "%s: the token is in %s and kept nowhere else\n", whose, a.file)
 		return nil

@@ -9,11 +9,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/cardbridge/cardbridge/pcsc/reader"
+	"github.com/cardbridge/cardbridge/server"
 	"github.com/cardbridge/cardbridge/server/servertest"
 )
 
@@ -37,7 +39,10 @@ func TestTokenFile(t *testing.T) {
 	first, err := token()
 	require.NoError(t, err)
 	assert.NotContains(t, stdout+stderr, strings.TrimSpace(string(first)))
-	assert.JSONEq(t, fmt.Sprintf(`{"name":"One","mccmnc":"46011","user":"default","roles":"read,request,approve,administer","token_file":%q}`, s.path("token")), stdout)
+	made := lines[operatorJSON](t, stdout)[0]
+	assert.WithinDuration(t, time.Now().Add(server.DefaultLifetime), *made.Expires, time.Hour)
+	made.Expires = nil
+	assert.Equal(t, operatorJSON{Name: "One", MCCMNC: "46011", User: "default", Roles: "read,request,approve,administer", File: s.path("token")}, made)
 
 	_, _, err = add("Two", "--token-file", s.path("token"))
 	assert.ErrorIs(t, err, os.ErrExist)

@@ -108,17 +108,22 @@ func (a *API) authenticate(ctx huma.Context, next func(huma.Context)) {
 	if !strings.EqualFold(scheme, "Bearer") {
 		token = ""
 	}
-	op, err := a.server.Authenticate(ctx.Context(), strings.TrimSpace(token))
+	token = strings.TrimSpace(token)
+	op, err := a.server.Authenticate(ctx.Context(), token)
 	if err != nil {
 		p := a.problem(ctx.Context(), err)
 		if p.Status == http.StatusUnauthorized {
-			ctx.SetHeader("WWW-Authenticate", `Bearer realm="cardbridge"`)
+			challenge := `Bearer realm="cardbridge"`
+			if token != "" {
+				challenge += `, error="invalid_token"` // RFC 6750 §3.1
+			}
+			ctx.SetHeader("WWW-Authenticate", challenge)
 		}
 		writeProblem(ctx, p)
 		return
 	}
 	if role, _ := ctx.Operation().Metadata[roleKey].(store.Roles); op.User.Roles&role != role {
-		writeProblem(ctx, newProblem(http.StatusForbidden, fmt.Sprintf("this needs the role %s, and user %q has %s", role, op.User.Name, op.User.Roles)))
+		writeProblem(ctx, newProblem(http.StatusForbidden, fmt.Sprintf("this needs the role %s, and user %q has %s by this credential", role, op.User.Name, op.User.Roles)))
 		return
 	}
 	next(huma.WithValue(ctx, operatorKey{}, op))

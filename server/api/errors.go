@@ -45,7 +45,7 @@ func (a *API) problem(ctx context.Context, err error) *Problem {
 	case errors.Is(err, store.ErrTooMany):
 		return newProblem(http.StatusConflict, strings.TrimPrefix(err.Error(), store.ErrTooMany.Error()+": "))
 	case errors.Is(err, server.ErrUnauthenticated):
-		return newProblem(http.StatusUnauthorized, "a valid bearer token is needed: Authorization: Bearer <token>")
+		return newProblem(http.StatusUnauthorized, err.Error())
 	case errors.Is(err, server.ErrForbidden):
 		return newProblem(http.StatusForbidden, err.Error())
 	case errors.Is(err, server.ErrOtherKeys):

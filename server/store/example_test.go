@@ -24,9 +24,9 @@ func Example() {
 	}
 	defer s.Close()
 	network, _ := id.ParseMCCMNC("46011")
-	op, err := s.AddOperator(ctx, "example", network, store.User{Name: "default", Roles: store.AllRoles}, store.TokenHash{1})
+	op, err := s.AddOperator(ctx, "example", network, store.User{Name: "default", Roles: store.AllRoles}, store.Grant{Hash: store.Hash{1}})
 	fmt.Println(op.Name, op.MCCMNC, err)
-	_, err = s.OperatorByToken(ctx, store.TokenHash{2})
+	_, _, err = s.OperatorByCredential(ctx, store.Token, store.Hash{2})
 	fmt.Println(errors.Is(err, store.ErrNotFound))
 	// Output:
 	// example 46011 <nil>

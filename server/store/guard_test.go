@@ -69,7 +69,7 @@ func (f *fixture) scope(t testing.TB) guard.Scope {
 
 // second is another user of the operator.
 func (f *fixture) second(t testing.TB) Operator {
-	op, err := f.AddUser(t.Context(), "one", User{Name: "second", Roles: MayApprove}, TokenHash(sha256.Sum256([]byte("second"))))
+	op, err := f.AddUser(t.Context(), "one", User{Name: "second", Roles: MayApprove}, Grant{Hash: sha256.Sum256([]byte("second"))})
 	require.NoError(t, err)
 	return op
 }
@@ -98,7 +98,7 @@ func TestHeldAndApproved(t *testing.T) {
 		before := f.kinds(t, held)
 		_, err = f.Approve(t.Context(), f.op, held.ID)
 		assert.ErrorIs(t, err, ErrFourEyes)
-		stranger, err := f.AddOperator(t.Context(), "two", f.op.MCCMNC, User{Name: "second", Roles: AllRoles}, TokenHash{2})
+		stranger, err := f.AddOperator(t.Context(), "two", f.op.MCCMNC, User{Name: "second", Roles: AllRoles}, Grant{Hash: Hash{2}})
 		require.NoError(t, err)
 		_, err = f.Approve(t.Context(), stranger, held.ID)
 		assert.ErrorIs(t, err, ErrNotFound)

@@ -140,7 +140,7 @@ func TestOperatorsDoNotDeadlock(t *testing.T) {
 	f := onPostgres(t)
 	ops := []Operator{f.op}
 	for n := range 3 {
-		op, err := f.AddOperator(t.Context(), fmt.Sprint("op", n), f.op.MCCMNC, User{Name: "u", Roles: AllRoles}, TokenHash{byte(n)})
+		op, err := f.AddOperator(t.Context(), fmt.Sprint("op", n), f.op.MCCMNC, User{Name: "u", Roles: AllRoles}, Grant{Hash: Hash{byte(n)}})
 		require.NoError(t, err)
 		_, err = f.Vouch(t.Context(), op, f.eid)
 		require.NoError(t, err)

@@ -2,9 +2,6 @@ package store
 
 import (
 	"context"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"strings"
@@ -72,13 +69,9 @@ next:
 	return out, nil
 }
 
-// TokenHash is what the store keeps of a bearer token. A token is 32 random
-// bytes, so that a plain hash cannot be searched.
-type TokenHash [sha256.Size]byte
-
-// AddOperator adds an operator and its first user. The error matches ErrExists
-// where the operator's name is taken.
-func (s *Store) AddOperator(ctx context.Context, name string, mccmnc id.MCCMNC, user User, token TokenHash) (Operator, error) {
+// AddOperator adds an operator and its first user, with its first credential. The
+// error matches ErrExists where the operator's name is taken.
+func (s *Store) AddOperator(ctx context.Context, name string, mccmnc id.MCCMNC, user User, first Grant) (Operator, error) {
 	var op Operator
 	err := s.write(ctx, "add operator", func(tx *tx) error {
 		op = Operator{Name: name, MCCMNC: mccmnc, CreatedAt: tx.now.UTC().Truncate(time.Millisecond)}
@@ -99,77 +92,82 @@ func (s *Store) AddOperator(ctx context.Context, name string, mccmnc id.MCCMNC, 
 		}); err != nil {
 			return err
 		}
-		op.User, err = tx.addUser(op.ID, user, token)
+		op.User, err = tx.addUser(op.ID, user, first)
 		return err
 	})
 	return op, err
 }
 
-// AddUser adds a user to the operator of a name. The error matches ErrNotFound,
-// or ErrExists where the operator has a user of that name.
-func (s *Store) AddUser(ctx context.Context, operator string, user User, token TokenHash) (Operator, error) {
+// AddUser adds a user to the operator of a name, with its first credential. The
+// error matches ErrNotFound, or ErrExists where the operator has a user of that
+// name.
+func (s *Store) AddUser(ctx context.Context, operator string, user User, first Grant) (Operator, error) {
 	var op Operator
 	err := s.write(ctx, "add user", func(tx *tx) (err error) {
 		if op, err = operatorNamed(tx, operator); err != nil {
 			return err
 		}
-		op.User, err = tx.addUser(op.ID, user, token)
+		op.User, err = tx.addUser(op.ID, user, first)
 		return err
 	})
 	return op, err
 }
 
-func (t *tx) addUser(operator int64, user User, token TokenHash) (User, error) {
-	err := t.row(`INSERT INTO users (operator_id, name, roles, token_hash, created_at) VALUES (?, ?, ?, ?, ?)
+func (t *tx) addUser(operator int64, user User, first Grant) (User, error) {
+	err := t.row(`INSERT INTO users (operator_id, name, roles, created_at) VALUES (?, ?, ?, ?)
 	              ON CONFLICT (operator_id, name) DO NOTHING RETURNING id`,
-		operator, user.Name, int64(user.Roles), token[:], millis(t.now)).Scan(&user.ID)
+		operator, user.Name, int64(user.Roles), millis(t.now)).Scan(&user.ID)
 	if isNoRow(err) {
 		return user, fmt.Errorf("%w: user %q", ErrExists, user.Name)
 	}
 	if err != nil {
 		return user, fmt.Errorf("store: %w", err)
 	}
-	return user, t.addEvents(Event{
-		Kind: "user added", Operator: operator, Internal: true,
-		Detail: map[string]any{"user": user.ID, "name": user.Name, "roles": user.Roles.String()},
+	t.writes++ // which only exec counts: what fails from here on must undo it
+	c, err := t.addCredential(user, first)
+	if err != nil {
+		return user, err
+	}
+	detail := c.told()
+	detail["user"], detail["name"], detail["roles"] = user.ID, user.Name, user.Roles.String()
+	return user, t.addEvents(Event{Kind: "user added", Operator: operator, Internal: true, Detail: detail})
+}
+
+// RemoveUser takes its roles and its credentials from the user of a name, for
+// good: what it did stays under the name. The error matches ErrNotFound where
+// there is none, or it was removed.
+func (s *Store) RemoveUser(ctx context.Context, operator, user string) (op Operator, err error) {
+	err = s.changeUser(ctx, "remove user", operator, user, func(tx *tx, u Operator) (Event, error) {
+		op = u
+		op.User.Roles = 0
+		revoked, err := tx.revokeAll(u.User, "")
+		if err == nil {
+			_, err = tx.exec(`UPDATE users SET roles = 0 WHERE id = ?`, u.User.ID)
+		}
+		return Event{Kind: "user removed", Detail: map[string]any{"revoked": revoked}}, err
 	})
+	return op, err
 }
 
-// SetToken gives the user of a name another token, in place of the one it has.
-// The error matches ErrNotFound where there is none, or it was removed.
-func (s *Store) SetToken(ctx context.Context, operator, user string, token TokenHash) (Operator, error) {
-	return s.changeUser(ctx, "set token", "token replaced", operator, user, func(u *User) TokenHash { return token })
-}
-
-// RemoveUser takes its roles and its token from the user of a name, for good: what
-// it did stays under the name. The error is that of SetToken.
-func (s *Store) RemoveUser(ctx context.Context, operator, user string) (Operator, error) {
-	return s.changeUser(ctx, "remove user", "user removed", operator, user, func(u *User) (nobodys TokenHash) {
-		u.Roles = 0
-		rand.Read(nobodys[:]) // never fails
-		return nobodys
-	})
-}
-
-func (s *Store) changeUser(ctx context.Context, name, kind, operator, user string, change func(*User) TokenHash) (Operator, error) {
-	var op Operator
-	err := s.write(ctx, name, func(tx *tx) (err error) {
-		op, err = scanOperator(tx.row(operatorUsers+`WHERE o.name = ? AND u.name = ? AND u.roles <> 0`+s.dialect.forUpdate("u"), operator, user))
+// changeUser has change do something to the user of a name, and records the
+// event that it gives, unless that has no kind.
+func (s *Store) changeUser(ctx context.Context, name, operator, user string, change func(*tx, Operator) (Event, error)) error {
+	return s.write(ctx, name, func(tx *tx) error {
+		op, err := scanOperator(tx.row(operatorUsers+`WHERE o.name = ? AND u.name = ? AND u.roles <> 0`+s.dialect.forUpdate("u"), operator, user))
 		if errors.Is(err, ErrNotFound) {
 			return fmt.Errorf("%w: user %q of operator %q", ErrNotFound, user, operator)
 		}
 		if err != nil {
 			return err
 		}
-		token := change(&op.User)
-		if _, err := tx.exec(`UPDATE users SET roles = ?, token_hash = ? WHERE id = ?`, int64(op.User.Roles), token[:], op.User.ID); err != nil {
+		event, err := change(tx, op)
+		if err != nil || event.Kind == "" {
 			return err
 		}
-		return tx.addEvents(Event{
-			Kind: kind, Operator: op.ID, Internal: true, Detail: map[string]any{"user": op.User.ID, "name": op.User.Name},
-		})
+		event.Operator, event.Internal = op.ID, true
+		event.Detail["user"], event.Detail["name"] = op.User.ID, op.User.Name
+		return tx.addEvents(event)
 	})
-	return op, err
 }
 
 // Operator is the operator of a name, without a user, or ErrNotFound.
@@ -231,28 +229,6 @@ func (t *tx) asker(r *Request) (Operator, error) {
 		Scan(&op.Name, &mccmnc, &at, &op.User.Name, &op.User.Roles)
 	if err != nil {
 		return op, found(err)
-	}
-	return op, op.fill(mccmnc, at)
-}
-
-// OperatorByToken is the operator and user whose token has this hash, or
-// ErrNotFound.
-func (s *Store) OperatorByToken(ctx context.Context, token TokenHash) (Operator, error) {
-	var (
-		op     Operator
-		mccmnc string
-		hash   []byte
-		at     int64
-	)
-	err := reads{s, ctx}.row(
-		`SELECT o.id, o.name, o.mccmnc, o.created_at, u.id, u.name, u.roles, u.token_hash
-		 FROM users u JOIN operators o ON o.id = u.operator_id WHERE u.token_hash = ?`, token[:]).
-		Scan(&op.ID, &op.Name, &mccmnc, &at, &op.User.ID, &op.User.Name, &op.User.Roles, &hash)
-	if err != nil {
-		return Operator{}, found(err)
-	}
-	if subtle.ConstantTimeCompare(hash, token[:]) != 1 {
-		return Operator{}, ErrNotFound
 	}
 	return op, op.fill(mccmnc, at)
 }

@@ -84,7 +84,7 @@ func newFixture(t *testing.T, where string) *fixture {
 	f.Store = f.open(t)
 	owner, err := id.ParseMCCMNC("46011")
 	require.NoError(t, err)
-	f.op, err = f.AddOperator(t.Context(), "one", owner, User{Name: "first", Roles: AllRoles}, TokenHash(sha256.Sum256([]byte("one"))))
+	f.op, err = f.AddOperator(t.Context(), "one", owner, User{Name: "first", Roles: AllRoles}, Grant{Hash: sha256.Sum256([]byte("one"))})
 	require.NoError(t, err)
 	f.eid, f.iccid = testEID(1), testICCID(t, 1)
 	require.NoError(t, f.RegisterCard(t.Context(), f.op.ID, f.card(t, f.eid)))
@@ -208,7 +208,7 @@ func TestOneOwner(t *testing.T) {
 	require.NoError(t, err)
 	_, err = second.Own(t.Context())
 	assert.ErrorIs(t, err, ErrInUse)
-	_, err = second.AddOperator(t.Context(), "two", f.op.MCCMNC, User{Name: "u", Roles: AllRoles}, TokenHash{2})
+	_, err = second.AddOperator(t.Context(), "two", f.op.MCCMNC, User{Name: "u", Roles: AllRoles}, Grant{Hash: Hash{2}})
 	assert.NoError(t, err, "records can be added all the same")
 	require.NoError(t, release())
 	release, err = second.Own(t.Context())
@@ -255,7 +255,7 @@ func TestPing(t *testing.T) {
 
 func TestVouch(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		second, err := f.AddOperator(t.Context(), "two", f.op.MCCMNC, User{Name: "u", Roles: AllRoles}, TokenHash{2})
+		second, err := f.AddOperator(t.Context(), "two", f.op.MCCMNC, User{Name: "u", Roles: AllRoles}, Grant{Hash: Hash{2}})
 		require.NoError(t, err)
 		assert.ErrorIs(t, f.SetDisableAllowed(t.Context(), second, f.eid, f.iccid, false), ErrNotFound, "it has not registered the card")
 		eids, err := f.CardsOf(t.Context(), second, "", 10)
@@ -309,12 +309,12 @@ func TestMarkSendingRefused(t *testing.T) {
 
 func TestOperators(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		got, err := f.OperatorByToken(t.Context(), sha256.Sum256([]byte("one")))
+		got, _, err := f.OperatorByCredential(t.Context(), Token, sha256.Sum256([]byte("one")))
 		require.NoError(t, err)
 		assert.Equal(t, f.op, got)
-		_, err = f.OperatorByToken(t.Context(), sha256.Sum256([]byte("two")))
+		_, _, err = f.OperatorByCredential(t.Context(), Token, sha256.Sum256([]byte("two")))
 		assert.ErrorIs(t, err, ErrNotFound)
-		_, err = f.AddOperator(t.Context(), "one", f.op.MCCMNC, User{Name: "u", Roles: AllRoles}, TokenHash{1})
+		_, err = f.AddOperator(t.Context(), "one", f.op.MCCMNC, User{Name: "u", Roles: AllRoles}, Grant{Hash: Hash{1}})
 		assert.ErrorIs(t, err, ErrExists)
 	})
 }
@@ -526,7 +526,7 @@ func TestIdempotency(t *testing.T) {
 		assert.Equal(t, first, again)
 		_, _, err = submit(3, f.op, "b")
 		assert.ErrorIs(t, err, ErrKeyReused)
-		other, err := f.AddOperator(t.Context(), "two", f.op.MCCMNC, User{Name: "u", Roles: AllRoles}, TokenHash{2})
+		other, err := f.AddOperator(t.Context(), "two", f.op.MCCMNC, User{Name: "u", Roles: AllRoles}, Grant{Hash: Hash{2}})
 		require.NoError(t, err)
 		_, replayed, err = submit(4, other, "b")
 		require.NoError(t, err)
@@ -737,7 +737,7 @@ func TestMigratesRecords(t *testing.T) {
 	}
 	require.NoError(t, f.migrate(t.Context()))
 	s := f.open(t)
-	op, err := s.OperatorByToken(t.Context(), token)
+	op, _, err := s.OperatorByCredential(t.Context(), Token, token)
 	require.NoError(t, err)
 	assert.Equal(t, int64(7), op.ID)
 	assert.Equal(t, "default", op.User.Name)
@@ -785,7 +785,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 		}
 		s.dialect = &d
 		f.Store = s
-		_, err := s.OperatorByToken(t.Context(), sha256.Sum256([]byte("one")))
+		_, _, err := s.OperatorByCredential(t.Context(), Token, sha256.Sum256([]byte("one")))
 		require.NoError(t, err)
 		sub := f.submission(1)
 		sub.Key, sub.Claim = "key", &f.me

@@ -301,7 +301,7 @@ func (p *play) set() error {
 	w, ctx := p.w, p.ctx
 	for i, owner := range []id.MCCMNC{servertest.Owner, servertest.Other} {
 		name := fmt.Sprintf("operator %d of trial %d, cards from %d on", i, p.N, w.made)
-		token := func(user string) store.TokenHash { return sha256.Sum256([]byte(name + user)) }
+		token := func(user string) store.Grant { return store.Grant{Hash: sha256.Sum256([]byte(name + user))} }
 		o := &p.ops[i]
 		var err error
 		if o.asker, err = w.desk.Store.AddOperator(ctx, name, owner, store.User{Name: "asker", Roles: store.AllRoles}, token("asker")); err != nil {
