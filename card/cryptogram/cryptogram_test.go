@@ -24,7 +24,7 @@ func key(t testing.TB, name string) PrivateKey {
 	if k, ok := loaded[name]; ok {
 		return k
 	}
-	r, err := parsePrivate(vectors.Load(t).Keys[name])
+	r, err := ParsePrivate(vectors.Load(t).Keys[name])
 	require.NoError(t, err)
 	k, err := NewKey(r)
 	require.NoError(t, err)

@@ -83,7 +83,8 @@ func (k PublicKeys) Validate() error {
 }
 
 // KeysPEM is a key set as it stands in files (§9): private keys as PKCS#8 PEM,
-// public keys as PKIX PEM.
+// public keys as PKIX PEM. In a server's own file there may stand what LoadBy's
+// load makes a key of instead.
 type KeysPEM struct {
 	Auth []string `json:"auth"`
 	Enc  string   `json:"enc"`
@@ -129,7 +130,9 @@ func decodePEM(s, kind string) ([]byte, error) {
 	return block.Bytes, nil
 }
 
-func parsePrivate(s string) (*rsa.PrivateKey, error) {
+// ParsePrivate parses a private key as it stands in files, PKCS#8 PEM. The error
+// matches ErrKey and has nothing of s.
+func ParsePrivate(s string) (*rsa.PrivateKey, error) {
 	der, err := decodePEM(s, "PRIVATE KEY")
 	if err != nil {
 		return nil, err
@@ -170,20 +173,29 @@ func (k KeysPEM) Private() (PrivateKeys, error) {
 // PrivateBy is Private with the keys made by load, which checks each, rather
 // than by NewKey.
 func (k KeysPEM) PrivateBy(load func(*rsa.PrivateKey) (PrivateKey, error)) (PrivateKeys, error) {
+	return k.LoadBy(func(s string) (PrivateKey, error) {
+		r, err := ParsePrivate(s)
+		if err != nil {
+			return nil, err
+		}
+		key, err := load(r)
+		if err != nil && !errors.Is(err, ErrKey) {
+			err = fmt.Errorf("%w: %w", ErrKey, err)
+		}
+		return key, err
+	})
+}
+
+// LoadBy is Private with the keys made by load of what stands in the file. An
+// error of load's comes with the name of the key.
+func (k KeysPEM) LoadBy(load func(string) (PrivateKey, error)) (PrivateKeys, error) {
 	var set PrivateKeys
 	one := func(name, s string) (PrivateKey, error) {
-		r, err := parsePrivate(s)
+		key, err := load(s)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		key, err := load(r)
-		switch {
-		case err == nil:
-			return key, nil
-		case errors.Is(err, ErrKey):
-			return nil, fmt.Errorf("%s: %w", name, err)
-		}
-		return nil, fmt.Errorf("%w: %s: %w", ErrKey, name, err)
+		return key, nil
 	}
 	if len(k.Auth) > 3 {
 		return set, fmt.Errorf("%w: %d auth keys, 1 or 3 wanted", ErrKey, len(k.Auth))
@@ -298,17 +310,33 @@ func (k KeySetPEM) Private() (ServerKeys, error) {
 // PrivateBy is Private with the keys made by load, which checks each, rather
 // than by NewKey.
 func (k KeySetPEM) PrivateBy(load func(*rsa.PrivateKey) (PrivateKey, error)) (ServerKeys, error) {
-	if k.ID < 1 || k.ID > maxKID {
-		return ServerKeys{}, fmt.Errorf("%w: key set id %d, 1 to 15 wanted", ErrKey, k.ID)
+	if err := k.checkID(); err != nil {
+		return ServerKeys{}, err
 	}
 	keys, err := k.KeysPEM.PrivateBy(load)
 	return ServerKeys{KID: k.ID, PrivateKeys: keys}, err
 }
 
+// LoadBy is Private with the keys made by load of what stands in the file.
+func (k KeySetPEM) LoadBy(load func(string) (PrivateKey, error)) (ServerKeys, error) {
+	if err := k.checkID(); err != nil {
+		return ServerKeys{}, err
+	}
+	keys, err := k.KeysPEM.LoadBy(load)
+	return ServerKeys{KID: k.ID, PrivateKeys: keys}, err
+}
+
+func (k KeySetPEM) checkID() error {
+	if k.ID < 1 || k.ID > maxKID {
+		return fmt.Errorf("%w: key set id %d, 1 to 15 wanted", ErrKey, k.ID)
+	}
+	return nil
+}
+
 // Public parses the set as another server's. The error matches ErrKey.
 func (k KeySetPEM) Public() (PublicKeys, error) {
-	if k.ID < 1 || k.ID > maxKID {
-		return PublicKeys{}, fmt.Errorf("%w: key set id %d, 1 to 15 wanted", ErrKey, k.ID)
+	if err := k.checkID(); err != nil {
+		return PublicKeys{}, err
 	}
 	return k.KeysPEM.Public()
 }

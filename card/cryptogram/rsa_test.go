@@ -23,7 +23,7 @@ import (
 // std is the vectors' key as the standard library has it.
 func std(t testing.TB, name string) *rsa.PrivateKey {
 	t.Helper()
-	k, err := parsePrivate(vectors.Load(t).Keys[name])
+	k, err := ParsePrivate(vectors.Load(t).Keys[name])
 	require.NoError(t, err)
 	return k
 }
