@@ -14,6 +14,7 @@ import (
 
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/card/keyfile"
 	"github.com/cardbridge/cardbridge/hwtest/report"
 	"github.com/cardbridge/cardbridge/pcsc"
 	"github.com/cardbridge/cardbridge/pcsc/ccid"
@@ -54,7 +55,7 @@ func loadBench(file string) (*Bench, error) {
 		if !filepath.IsAbs(name) {
 			name = filepath.Join(filepath.Dir(file), name)
 		}
-		return os.ReadFile(name)
+		return keyfile.ReadKeys(name)
 	})
 }
 

@@ -80,6 +80,19 @@ func (k *Keys) Add(file []byte) error {
 	default:
 		return ErrKeys
 	}
+	return k.become(next)
+}
+
+// AddServer takes a server's key set, wherever its private keys are. The error
+// matches ErrKeys, and the Keys are as before.
+func (k *Keys) AddServer(set cryptogram.ServerKeys) error {
+	next := Keys{servers: append([]serverKeys{}, k.servers...), cards: k.cards}
+	next.put(serverKeys{kid: set.KID, public: set.Public(), private: &set.PrivateKeys})
+	return k.become(next)
+}
+
+// become takes over next, unless that is too much.
+func (k *Keys) become(next Keys) error {
 	if len(next.servers) > maxKeys || len(next.cards) > maxKeys {
 		return fmt.Errorf("%w: more than %d keys", ErrKeys, maxKeys)
 	}
@@ -94,17 +107,21 @@ func (k *Keys) addServer(set cryptogram.KeySetPEM) error {
 	} else if s.public, err = set.Public(); err != nil {
 		return fmt.Errorf("key set %d: %w", set.ID, err)
 	}
+	k.put(s)
+	return nil
+}
+
+func (k *Keys) put(s serverKeys) {
 	s.sid = cryptogram.ServerID(s.kid, s.public)
 	for i, old := range k.servers {
 		if old.sid == s.sid {
 			if s.private != nil {
 				k.servers[i] = s
 			}
-			return nil
+			return
 		}
 	}
 	k.servers = append(k.servers, s)
-	return nil
 }
 
 func (k *Keys) addCard(eid string, set cryptogram.KeysPEM) error {

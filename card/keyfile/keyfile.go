@@ -3,6 +3,7 @@
 package keyfile
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +28,16 @@ var ErrExposed = errors.New("exposed secrets")
 // an access control list, which shows as the group's bits. On Windows files have
 // no such mode, and nothing of it is checked.
 func Read(path, what string) ([]byte, error) {
+	return read(path, what, func([]byte) bool { return true })
+}
+
+// ReadKeys is Read of a file that may have private keys, in PEM, or may not: a key
+// set, a card image, a card record. Where it has none, anybody may read it.
+func ReadKeys(path string) ([]byte, error) {
+	return read(path, "private keys", func(b []byte) bool { return bytes.Contains(b, []byte("PRIVATE KEY-----")) })
+}
+
+func read(path, what string, secret func([]byte) bool) ([]byte, error) {
 	f, err := open(path)
 	if err != nil {
 		return nil, err
@@ -40,14 +51,19 @@ func Read(path, what string) ([]byte, error) {
 	if mode := info.Mode(); !mode.IsRegular() && mode&fs.ModeNamedPipe == 0 {
 		return nil, fmt.Errorf("%s: neither a file nor a pipe", path)
 	}
+	b, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(b) > MaxSize:
+		return nil, fmt.Errorf("%s: more than %d bytes", path, MaxSize)
+	case !secret(b):
+		return b, nil
+	}
 	if err := check(path, what, info); err != nil {
 		return nil, err
 	}
-	b, err := io.ReadAll(io.LimitReader(f, MaxSize+1))
-	if err == nil && len(b) > MaxSize {
-		err = fmt.Errorf("%s: more than %d bytes", path, MaxSize)
-	}
-	return b, err
+	return b, nil
 }
 
 // isCredential reports whether path is in the directory that systemd passes

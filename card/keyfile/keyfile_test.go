@@ -3,6 +3,7 @@
 package keyfile
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -29,6 +30,21 @@ func TestReadChecksWhoMayRead(t *testing.T) {
 		assert.ErrorIs(t, err, ErrExposed, "%o", mode)
 		assert.ErrorContains(t, err, "chmod 600 "+path)
 		assert.Empty(t, b)
+	}
+}
+
+func TestReadKeys(t *testing.T) {
+	for text, exposed := range map[string]bool{
+		"-----BEGIN PUBLIC KEY-----": false, "{}": false, `"-----BEGIN PRIVATE KEY-----\nMII`: true, "-----BEGIN ENCRYPTED PRIVATE KEY-----": true,
+	} {
+		path := filepath.Join(t.TempDir(), "k")
+		require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
+		_, err := ReadKeys(path)
+		assert.Equal(t, exposed, errors.Is(err, ErrExposed), text)
+		require.NoError(t, os.Chmod(path, 0o600))
+		b, err := ReadKeys(path)
+		require.NoError(t, err)
+		assert.Equal(t, text, string(b))
 	}
 }
 

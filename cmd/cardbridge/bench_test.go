@@ -169,7 +169,7 @@ func TestBench(t *testing.T) {
 func BenchmarkDeactivatePCSC(b *testing.B) {
 	pcscd := rig.Start(b, rig.Options{Slots: 1})
 	c := newCard(b, newKeySet(b), pcscd.Slots()[0], "--profile", twoProfiles)
-	keys, err := readKeySet(c.keyset)
+	keys, err := newKeySource().open(b.Context(), c.keyset, plainSoftware)
 	require.NoError(b, err)
 	file, err := os.ReadFile(c.record)
 	require.NoError(b, err)

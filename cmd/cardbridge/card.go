@@ -69,6 +69,7 @@ type profileState struct {
 type secured struct {
 	bench
 	keyset string
+	keys   *keySource
 	card   string
 	suite  uint8
 }
@@ -77,6 +78,8 @@ func (s *secured) addFlags(cmd *cobra.Command) {
 	s.bench.addFlags(cmd.Flags())
 	s.onClose = pcsc.ResetCard // a session does not outlive its command, nor the protocol that it chose
 	cmd.Flags().StringVar(&s.keyset, "keyset", "", "the server's key set file, with private keys")
+	s.keys = newKeySource()
+	s.keys.addFlags(cmd.Flags())
 	cmd.Flags().StringVar(&s.card, "card", "", "the card record file")
 	cmd.Flags().Uint8Var(&s.suite, "suite", 0, "suite: 1 or 3 (default: 3 if the record requires it, else 1)")
 	addJSONFlag(cmd)
@@ -84,8 +87,8 @@ func (s *secured) addFlags(cmd *cobra.Command) {
 
 // load reads the key set and the record that the flags name; res gets the EID,
 // stderr a warning of test keys.
-func (s *secured) load(stderr io.Writer, res *cardResult) (*card.Terminal, card.Target, error) {
-	keys, err := readKeySet(s.keyset)
+func (s *secured) load(ctx context.Context, stderr io.Writer, res *cardResult) (*card.Terminal, card.Target, error) {
+	keys, err := s.keys.open(ctx, s.keyset, plainSoftware)
 	if err != nil {
 		return nil, card.Target{}, err
 	}
@@ -308,7 +311,7 @@ func (s *secured) once(cmd *cobra.Command, fn func(ctx context.Context, t *card.
 	p, ctx := newPrinter(cmd), cmd.Context()
 	var res cardResult
 	run := func() error {
-		t, target, err := s.load(cmd.ErrOrStderr(), &res)
+		t, target, err := s.load(ctx, cmd.ErrOrStderr(), &res)
 		if err != nil {
 			return err
 		}
@@ -441,7 +444,7 @@ changed by SGP.22 ES10c: nobody is authenticated and nothing is signed, a refusa
 			var rep card.Report
 			var resend string
 			run := func() error {
-				t, target, err := s.load(cmd.ErrOrStderr(), &res)
+				t, target, err := s.load(cmd.Context(), cmd.ErrOrStderr(), &res)
 				if err != nil {
 					return err
 				}

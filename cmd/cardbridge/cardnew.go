@@ -20,6 +20,7 @@ func newCardNewCmd() *cobra.Command {
 	var keysets, profiles []string
 	var bits int
 	var single, triple, plain bool
+	source := newKeySource()
 	cmd := &cobra.Command{
 		Use:   "new --keyset FILE --image FILE --record FILE",
 		Short: "Make a card image with new keys, and the record that registers the card",
@@ -56,7 +57,7 @@ enabled operational profile of 00101.`,
 				}
 			}
 			for _, f := range keysets {
-				set, err := publicKeySet(f)
+				set, err := source.public(cmd.Context(), f)
 				if err != nil {
 					return err
 				}
@@ -90,6 +91,7 @@ enabled operational profile of 00101.`,
 	f.StringVar(&record, "record", "", "where to write the card record")
 	f.StringVar(&eid, "eid", "", "EID, 32 digits (default: a random one)")
 	f.StringArrayVar(&keysets, "keyset", nil, "server key set file whose public half the card holds; may be given more than once")
+	source.addFlags(f)
 	f.StringArrayVar(&profiles, "profile", nil, "a profile, see above; may be given more than once")
 	f.IntVar(&bits, "bits", 2048, "bits of each modulus: 2048, 3072 or 4096")
 	f.BoolVar(&single, "single", false, "one auth key only: suite 01")

@@ -1,119 +1,45 @@
 package main
 
 import (
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cardbridge/cardbridge/card/cryptogram"
 	"github.com/cardbridge/cardbridge/card/cryptogram/testkeys"
+	"github.com/cardbridge/cardbridge/card/keyfile"
 )
 
-const maxFile = 1 << 20 // bytes of a key set, card image or record file
-
 // readFile reads a small file and bounds it.
-func readFile(path string) ([]byte, error) { return read(path, nil) }
-
-// readPrivate is readFile for a file that its owner alone may read; what says
-// what it holds.
-func readPrivate(path, what string) ([]byte, error) {
-	return read(path, func(info os.FileInfo) error {
-		if mode := info.Mode().Perm(); runtime.GOOS != "windows" && mode&0o077 != 0 {
-			return fmt.Errorf("%s holds %s and has mode %04o; run: chmod 600 %s", path, what, mode, path)
-		}
-		return nil
-	})
-}
-
-// read reads a small file that passes a check.
-func read(path string, check func(os.FileInfo) error) ([]byte, error) {
+func readFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	if check != nil {
-		info, err := f.Stat()
-		if err != nil {
-			return nil, err
-		}
-		if err := check(info); err != nil {
-			return nil, err
-		}
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err == nil && len(b) > maxFile {
-		err = fmt.Errorf("%s: more than %d bytes", path, maxFile)
+	b, err := io.ReadAll(io.LimitReader(f, keyfile.MaxSize+1))
+	if err == nil && len(b) > keyfile.MaxSize {
+		err = fmt.Errorf("%s: more than %d bytes", path, keyfile.MaxSize)
 	}
 	return b, err
 }
 
-// writeFile makes a file that must not exist yet: keys are never overwritten.
-func writeFile(path string, mode os.FileMode, b []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		_ = os.Remove(path) // half a file is none
-	}
-	return err
-}
+// readPrivate reads a small file that its owner alone may read; what says what it
+// holds.
+func readPrivate(path, what string) ([]byte, error) { return keyfile.Read(path, what) }
+
+// writeFile makes a file that must not exist yet.
+func writeFile(path string, mode os.FileMode, b []byte) error { return keyfile.Write(path, mode, b) }
 
 func indent(v any) ([]byte, error) {
 	b, err := json.MarshalIndent(v, "", "  ")
 	return append(b, '\n'), err
-}
-
-// readKeySet loads a server's key set with its private keys.
-func readKeySet(path string) (cryptogram.ServerKeys, error) {
-	if path == "" {
-		return cryptogram.ServerKeys{}, fmt.Errorf("say which key set is the server's by --keyset; cardbridge keys new makes one")
-	}
-	b, err := readFile(path)
-	if err != nil {
-		return cryptogram.ServerKeys{}, err
-	}
-	set, err := cryptogram.ParseKeySet(b)
-	if err != nil {
-		return cryptogram.ServerKeys{}, fmt.Errorf("%s: %w", path, err)
-	}
-	keys, err := set.Private()
-	if err != nil {
-		return cryptogram.ServerKeys{}, fmt.Errorf("%s: %w", path, err)
-	}
-	return keys, nil
-}
-
-// publicKeySet is the public half of a key set file that holds either half.
-func publicKeySet(path string) (cryptogram.KeySetPEM, error) {
-	b, err := readFile(path)
-	if err != nil {
-		return cryptogram.KeySetPEM{}, err
-	}
-	set, err := cryptogram.ParseKeySet(b)
-	if err != nil {
-		return cryptogram.KeySetPEM{}, fmt.Errorf("%s: %w", path, err)
-	}
-	if _, err := set.Public(); err == nil {
-		return set, nil
-	}
-	keys, err := set.Private()
-	if err != nil {
-		return cryptogram.KeySetPEM{}, fmt.Errorf("%s: %w", path, err)
-	}
-	pub, err := cryptogram.EncodePublic(keys.Public())
-	return cryptogram.KeySetPEM{ID: set.ID, KeysPEM: pub}, err
 }
 
 // warnOfTestKeys tells on w where a file's keys are public test keys.
@@ -125,20 +51,24 @@ func warnOfTestKeys(w io.Writer, file string, k cryptogram.PublicKeys) {
 
 func newKeysCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "keys", Short: "The server's key sets"}
-	cmd.AddCommand(newKeysNewCmd(), newKeysPublicCmd())
+	cmd.AddCommand(newKeysNewCmd(), newKeysPublicCmd(), newKeysShowCmd(), newKeysEncryptCmd())
 	return cmd
 }
 
 func newKeysNewCmd() *cobra.Command {
 	var kid uint8
 	var bits int
-	var single bool
+	var single, encrypt bool
+	passphrases := newPassphrases("passphrase-file")
 	cmd := &cobra.Command{
 		Use:   "new FILE",
 		Short: "Make a server key set with new keys",
 		Long: `Makes a key set of three auth keys (suites 01 and 03; one with --single, suite
 01 only) and an enc key, and writes it to FILE, mode 0600. The file must not
-exist yet. Cards get its public half: cardbridge keys public, card new.`,
+exist yet. Cards get its public half: cardbridge keys public, card new.
+
+With --encrypt each key is encrypted under a passphrase (PKCS#8, PBES2), which
+openssl pkcs8 reads too. docs/keys.md has more of it, and how keys are rotated.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p := newPrinter(cmd)
@@ -149,32 +79,42 @@ exist yet. Cards get its public half: cardbridge keys public, card new.`,
 			if single {
 				auth = 1
 			}
-			if _, err := os.Lstat(args[0]); err == nil {
-				return fmt.Errorf("%s exists: keys are not overwritten", args[0])
+			if err := missing(args[0]); err != nil {
+				return err
+			}
+			var passphrase []byte
+			if encrypt {
+				var err error
+				if passphrase, err = passphrases.fresh(cmd.Context(), args[0]); err != nil {
+					return err
+				}
+			} else if cmd.Flags().Changed(passphrases.flag) {
+				return fmt.Errorf("--%s without --encrypt: the keys would stand in the clear", passphrases.flag)
 			}
 			keys, err := cryptogram.Generate(auth, bits)
 			if err != nil {
 				return err
 			}
 			set := cryptogram.KeySetPEM{ID: kid, KeysPEM: keys}
-			b, err := indent(set)
-			if err != nil {
-				return err
-			}
-			if err := writeFile(args[0], 0o600, b); err != nil {
-				return err
-			}
 			private, err := set.Private()
 			if err != nil {
 				return err
 			}
+			if encrypt {
+				if set.KeysPEM, err = encrypted(keys, passphrase); err != nil {
+					return err
+				}
+			}
+			if err := writeKeySet(args[0], set); err != nil {
+				return err
+			}
 			sid := fmt.Sprintf("%X", private.SID())
 			if p.json {
-				return p.object(map[string]any{"file": args[0], "id": kid, "sid": sid, "bits": bits, "auth_keys": auth})
+				return p.object(map[string]any{"file": args[0], "id": kid, "sid": sid, "bits": bits, "auth_keys": auth, "encrypted": encrypt})
 			}
 			p.field("key set", args[0])
 			p.field("id (kid)", fmt.Sprint(kid))
-			p.field("keys", fmt.Sprintf("%d auth, 1 enc, RSA-%d", auth, bits))
+			p.field("keys", fmt.Sprintf("%d auth, 1 enc, RSA-%d%s", auth, bits, map[bool]string{true: ", encrypted"}[encrypt]))
 			p.field("SID", sid)
 			return nil
 		},
@@ -182,18 +122,113 @@ exist yet. Cards get its public half: cardbridge keys public, card new.`,
 	cmd.Flags().Uint8Var(&kid, "id", 1, "key set id (kid), 1 to 15, under which cards hold it")
 	cmd.Flags().IntVar(&bits, "bits", 2048, "bits of each modulus: 2048, 3072 or 4096")
 	cmd.Flags().BoolVar(&single, "single", false, "one auth key only: suite 01")
+	cmd.Flags().BoolVar(&encrypt, "encrypt", false, "encrypt the keys under a passphrase")
+	passphrases.addFlag(cmd.Flags(), "the new keys")
+	addJSONFlag(cmd)
+	return cmd
+}
+
+// missing says that a file must not exist yet.
+func missing(path string) error {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%s exists: keys are not overwritten", path)
+	}
+	return nil
+}
+
+func writeKeySet(path string, set cryptogram.KeySetPEM) error {
+	b, err := indent(set)
+	if err != nil {
+		return err
+	}
+	return writeFile(path, 0o600, b)
+}
+
+// encrypted is a set with each key encrypted.
+func encrypted(set cryptogram.KeysPEM, passphrase []byte) (cryptogram.KeysPEM, error) {
+	return eachKey(set, func(s string) (string, error) { return keyfile.Encrypt(s, passphrase) })
+}
+
+// eachKey is a set with what fn makes of each key.
+func eachKey(set cryptogram.KeysPEM, fn func(string) (string, error)) (out cryptogram.KeysPEM, err error) {
+	out.Auth = make([]string, len(set.Auth))
+	for i, s := range set.Auth {
+		if out.Auth[i], err = fn(s); err != nil {
+			return out, fmt.Errorf("auth key %d: %w", i+1, err)
+		}
+	}
+	if out.Enc, err = fn(set.Enc); err != nil {
+		return out, fmt.Errorf("enc key: %w", err)
+	}
+	return out, nil
+}
+
+func newKeysEncryptCmd() *cobra.Command {
+	fresh, old := newPassphrases("passphrase-file"), newPassphrases("old-passphrase-file")
+	old.env, old.credential = "CARDBRIDGE_OLD_PASSPHRASE", "cardbridge-old-passphrase"
+	cmd := &cobra.Command{
+		Use:   "encrypt FILE NEWFILE",
+		Short: "Encrypt the keys of a key set under a passphrase",
+		Long: `Writes the key set of FILE to NEWFILE, mode 0600, with each private key encrypted
+under a passphrase (PKCS#8, PBES2). Keys that are encrypted already get the new
+passphrase. NEWFILE must not exist yet; FILE stays as it is, and should be removed
+once the new one has been tried (cardbridge keys show NEWFILE).`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p, ctx := newPrinter(cmd), cmd.Context()
+			if err := missing(args[1]); err != nil {
+				return err
+			}
+			set, err := parseKeySet(args[0], true)
+			if err != nil {
+				return err
+			}
+			plain, err := eachKey(set.KeysPEM, func(s string) (string, error) {
+				if keyfile.IsEncrypted(s) {
+					return old.decrypt(ctx, args[0], s)
+				}
+				return s, nil
+			})
+			if err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			if _, err := (cryptogram.KeySetPEM{ID: set.ID, KeysPEM: plain}).Private(); err != nil {
+				return fmt.Errorf("%s: %w", args[0], err)
+			}
+			passphrase, err := fresh.fresh(ctx, args[1])
+			if err != nil {
+				return err
+			}
+			if set.KeysPEM, err = encrypted(plain, passphrase); err != nil {
+				return err
+			}
+			if err := writeKeySet(args[1], set); err != nil {
+				return err
+			}
+			if p.json {
+				return p.object(map[string]any{"file": args[1], "id": set.ID, "encrypted": true})
+			}
+			p.field("key set", args[1])
+			p.field("id (kid)", fmt.Sprint(set.ID))
+			p.field("keys", "encrypted")
+			return nil
+		},
+	}
+	fresh.addFlag(cmd.Flags(), "NEWFILE's keys")
+	old.addFlag(cmd.Flags(), "FILE's keys, where they are encrypted")
 	addJSONFlag(cmd)
 	return cmd
 }
 
 func newKeysPublicCmd() *cobra.Command {
+	source := newKeySource()
 	cmd := &cobra.Command{
 		Use:   "public FILE",
 		Short: "Print the public half of a key set",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p := newPrinter(cmd)
-			set, err := publicKeySet(args[0])
+			set, err := source.public(cmd.Context(), args[0])
 			if err != nil {
 				return err
 			}
@@ -208,6 +243,101 @@ func newKeysPublicCmd() *cobra.Command {
 			return err
 		},
 	}
+	source.addFlags(cmd.Flags())
 	addJSONFlag(cmd)
 	return cmd
+}
+
+// shownKey is one key of a set, without what is private.
+type shownKey struct {
+	Role        string `json:"role"` // auth 1, …, enc
+	Bits        int    `json:"bits"`
+	Where       string `json:"where"`      // file, encrypted, public, or a PKCS#11 URI
+	Fingerprint string `json:"sha256"`     // of the public key as PKIX DER (SPKI)
+	Public      string `json:"public_key"` // PEM
+}
+
+func newKeysShowCmd() *cobra.Command {
+	source := newKeySource()
+	cmd := &cobra.Command{
+		Use:   "show FILE…",
+		Short: "Say what is in key sets: id, SID, and of each key its size, where it is and its public half",
+		Long: `Says what is in key set files, and tries to get at every key on the way: what show
+opens, serve does. Nothing private is printed. With --json one object, its member
+key_sets, has the public keys too.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			p := newPrinter(cmd)
+			type shownSet struct {
+				File     string     `json:"file"`
+				ID       byte       `json:"id"`
+				SID      string     `json:"sid"`
+				TestKeys bool       `json:"test_keys"`
+				Keys     []shownKey `json:"keys"`
+			}
+			var all []shownSet
+			for _, file := range args {
+				set, err := parseKeySet(file, false)
+				if err != nil {
+					return err
+				}
+				public, err := source.public(cmd.Context(), file)
+				if err != nil {
+					return err
+				}
+				keys, err := public.Public()
+				if err != nil {
+					return err
+				}
+				warnOfTestKeys(p.err, file, keys)
+				shown := shownSet{File: file, ID: set.ID, SID: fmt.Sprintf("%X", cryptogram.ServerID(set.ID, keys)), TestKeys: testkeys.Known(keys)}
+				for i, k := range append(keys.Auth[:len(keys.Auth):len(keys.Auth)], keys.Enc) {
+					one := shownKey{Role: fmt.Sprintf("auth %d", i+1), Bits: k.N.BitLen()}
+					in := set.Enc
+					if one.Public = public.Enc; i < len(keys.Auth) {
+						in, one.Public = set.Auth[i], public.Auth[i]
+					} else {
+						one.Role = "enc"
+					}
+					one.Where = where(in)
+					der, err := x509.MarshalPKIXPublicKey(k)
+					if err != nil {
+						return err
+					}
+					one.Fingerprint = fmt.Sprintf("%x", sha256.Sum256(der))
+					shown.Keys = append(shown.Keys, one)
+				}
+				all = append(all, shown)
+			}
+			if p.json {
+				return p.object(map[string]any{"key_sets": all})
+			}
+			for _, s := range all {
+				p.field("key set", s.File)
+				p.field("id (kid)", fmt.Sprint(s.ID))
+				p.field("SID", s.SID)
+				var rows [][]string
+				for _, k := range s.Keys {
+					rows = append(rows, []string{k.Role, fmt.Sprintf("RSA-%d", k.Bits), k.Fingerprint[:16], k.Where})
+				}
+				p.table("KEY|SIZE|SHA-256|WHERE", rows)
+			}
+			return nil
+		},
+	}
+	source.addFlags(cmd.Flags())
+	addJSONFlag(cmd)
+	return cmd
+}
+
+// where says in a word where the private key is that stands in a key set file as
+// s.
+func where(s string) string {
+	switch {
+	case keyfile.IsEncrypted(s):
+		return "file, encrypted"
+	case strings.HasPrefix(s, "-----BEGIN PUBLIC KEY-----"):
+		return "public half only"
+	}
+	return "file"
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rsa"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -11,14 +10,12 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"runtime"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cardbridge/cardbridge/card"
-	"github.com/cardbridge/cardbridge/card/cryptogram"
 	"github.com/cardbridge/cardbridge/card/cryptogram/testkeys"
 	"github.com/cardbridge/cardbridge/card/rsafast"
 	"github.com/cardbridge/cardbridge/pcsc/reader"
@@ -41,6 +38,7 @@ type serving struct {
 	lease    time.Duration
 	approval time.Duration
 	keyset   string
+	keys     *keySource
 	driver   string
 	listen   string
 	traces   string
@@ -50,7 +48,7 @@ type serving struct {
 }
 
 func newServeCmd() *cobra.Command {
-	var s serving
+	s := serving{keys: newKeySource()}
 	cmd := &cobra.Command{
 		Use:   "serve --data DIR --keyset FILE [--store URL] [--rules FILE]",
 		Short: "Run the card management server",
@@ -90,6 +88,7 @@ on SIGHUP; a bad one is told in the log, and the rules before it stay.
 	f.DurationVar(&s.lease, "lease", server.DefaultLease, "how long a claim on a card holds unrenewed, and so how long other servers wait for one that died")
 	f.DurationVar(&s.approval, "approval-timeout", server.DefaultApproval, "how long a request waits for a second user's approval")
 	f.StringVar(&s.keyset, "keyset", "", "the server's key set file, with private keys, readable by its owner alone")
+	s.keys.addFlags(f)
 	addDriverFlag(f, &s.driver)
 	f.StringVar(&s.listen, "listen", "127.0.0.1:8443", "address to listen on")
 	f.StringVar(&s.traces, "trace", "", "directory for the APDUs of each session with a card, as text traces (docs/trace.md)")
@@ -116,12 +115,9 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 		level = slog.LevelDebug
 	}
 	log := slog.New(slog.NewTextHandler(p.err, &slog.HandlerOptions{Level: level}))
-	if err := checkPrivate(s.keyset); err != nil {
-		return err
-	}
 	operations := rsafast.NewScheduler(rsafast.Config{})
 	defer operations.Close()
-	keys, err := readKeySetFor(s.keyset, operations)
+	keys, err := s.keys.openFor(ctx, s.keyset, operations)
 	if err != nil {
 		return err
 	}
@@ -256,25 +252,6 @@ func (s *serving) watchRules(ctx context.Context, log *slog.Logger) (func() *rul
 	return file.Current, nil
 }
 
-// readKeySetFor loads a server's key set for a scheduler, which does the
-// operations under it, and those under the cards' keys.
-func readKeySetFor(path string, s *rsafast.Scheduler) (cryptogram.ServerKeys, error) {
-	b, err := readFile(path)
-	if err != nil {
-		return cryptogram.ServerKeys{}, err
-	}
-	set, err := cryptogram.ParseKeySet(b)
-	if err != nil {
-		return cryptogram.ServerKeys{}, fmt.Errorf("%s: %w", path, err)
-	}
-	keys, err := set.PrivateBy(func(k *rsa.PrivateKey) (cryptogram.PrivateKey, error) { return s.Load(k) })
-	if err != nil {
-		return cryptogram.ServerKeys{}, fmt.Errorf("%s: %w", path, err)
-	}
-	keys.Ops = s
-	return keys, nil
-}
-
 func announce(p *printer, r readyJSON) error {
 	if p.json {
 		return p.object(r)
@@ -294,16 +271,4 @@ func reachable(a net.Addr) string {
 		return a.String()
 	}
 	return net.JoinHostPort("127.0.0.1", fmt.Sprint(tcp.Port))
-}
-
-// checkPrivate says what is wrong with the mode of a file of private keys.
-func checkPrivate(path string) error {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("%s holds private keys and has mode %04o; run: chmod 600 %s", path, info.Mode().Perm(), path)
-	}
-	return nil
 }

@@ -10,18 +10,21 @@ import (
 
 	"github.com/cardbridge/cardbridge/apdu/trace"
 	"github.com/cardbridge/cardbridge/apdu/trace/interchange"
+	"github.com/cardbridge/cardbridge/card/cryptogram"
 	"github.com/cardbridge/cardbridge/card/explain"
+	"github.com/cardbridge/cardbridge/card/keyfile"
 )
 
 // showing is the flags of trace show.
 type showing struct {
-	from string
-	html string
-	keys []string
+	from   string
+	html   string
+	keys   []string
+	source *keySource
 }
 
 func newTraceShowCmd() *cobra.Command {
-	var s showing
+	s := showing{source: newKeySource()}
 	cmd := &cobra.Command{
 		Use:   "show FILE…",
 		Short: "Say in words what the APDUs of traces do",
@@ -47,6 +50,7 @@ Exit status: 0 shown, maybe with warnings; 1 anything else.`,
 	f.StringVar(&s.from, "from", "", "format of the files, where it is not recognised")
 	f.StringVar(&s.html, "html", "", "write a page to this file instead")
 	f.StringArrayVar(&s.keys, "keys", nil, "a key set, card image or card record whose keys open the sessions; may be repeated")
+	s.source.addFlags(f)
 	f.Bool("json", false, "print one JSON object for each session and each APDU, on one line; all else goes to standard error")
 	return cmd
 }
@@ -58,7 +62,7 @@ func (s *showing) run(cmd *cobra.Command, files []string) error {
 			return err
 		}
 	}
-	keys, err := s.load()
+	keys, err := s.load(cmd.Context())
 	if err != nil {
 		return err
 	}
@@ -92,17 +96,25 @@ func (s *showing) run(cmd *cobra.Command, files []string) error {
 }
 
 // load reads the keys; nil where there are none.
-func (s *showing) load() (*explain.Keys, error) {
+func (s *showing) load(ctx context.Context) (*explain.Keys, error) {
 	if len(s.keys) == 0 {
 		return nil, nil
 	}
 	keys := &explain.Keys{}
 	for _, name := range s.keys {
-		b, err := readFile(name)
+		b, err := keyfile.ReadKeys(name)
 		if err != nil {
 			return nil, err
 		}
-		if err := keys.Add(b); err != nil {
+		if set, err := cryptogram.ParseKeySet(b); err == nil && !inTheClear(set) {
+			server, err := s.source.open(ctx, name, plainSoftware)
+			if err != nil {
+				return nil, err
+			}
+			if err := keys.AddServer(server); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
+		} else if err := keys.Add(b); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}

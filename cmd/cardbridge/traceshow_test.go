@@ -72,7 +72,7 @@ func TestTraceShowKeys(t *testing.T) {
 	image, record := filepath.Join(dir, "card.json"), filepath.Join(dir, "record.json")
 	_, status := object(t, "card", "new", "--keyset", keyset, "--image", image, "--record", record)
 	require.Zero(t, status)
-	keys, err := readKeySet(keyset)
+	keys, err := newKeySource().open(t.Context(), keyset, plainSoftware)
 	require.NoError(t, err)
 	b, err := os.ReadFile(record)
 	require.NoError(t, err)

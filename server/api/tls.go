@@ -16,9 +16,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 
+	"github.com/cardbridge/cardbridge/card/keyfile"
 	"github.com/cardbridge/cardbridge/server/api/client"
 )
 
@@ -54,19 +54,12 @@ func Certificate(dir string, now time.Time) (cert tls.Certificate, pin string, e
 }
 
 func loadKey(path string) (*ecdsa.PrivateKey, error) {
-	b, err := os.ReadFile(path)
+	b, err := keyfile.Read(path, "a private key")
 	if errors.Is(err, fs.ErrNotExist) {
 		return newKey(path)
 	}
 	if err != nil {
 		return nil, err
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if runtime.GOOS != "windows" && info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s holds a private key and has mode %04o; run: chmod 600 %s", path, info.Mode().Perm(), path)
 	}
 	block, _ := pem.Decode(b)
 	if block == nil {

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/pflag"
+
+	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/card/keyfile"
+	"github.com/cardbridge/cardbridge/card/rsafast"
+)
+
+// keySource gets at the private keys that key set files have or name.
+type keySource struct {
+	passphrases passphrases
+}
+
+func newKeySource() *keySource { return &keySource{passphrases: newPassphrases("passphrase-file")} }
+
+func (k *keySource) addFlags(f *pflag.FlagSet) {
+	k.passphrases.addFlag(f, "encrypted keys")
+}
+
+// software makes a key of one that is in memory.
+type software func(*rsa.PrivateKey) (cryptogram.PrivateKey, error)
+
+func plainSoftware(k *rsa.PrivateKey) (cryptogram.PrivateKey, error) { return cryptogram.NewKey(k) }
+
+// parseKeySet reads a key set file; one that is private must be its owner's alone,
+// even where its keys are elsewhere: it says whose they are.
+func parseKeySet(path string, private bool) (cryptogram.KeySetPEM, error) {
+	if path == "" {
+		return cryptogram.KeySetPEM{}, errors.New("say which key set is the server's by --keyset; cardbridge keys new makes one")
+	}
+	read := keyfile.ReadKeys
+	if private {
+		read = func(path string) ([]byte, error) { return readPrivate(path, "private keys") }
+	}
+	b, err := read(path)
+	if err != nil {
+		return cryptogram.KeySetPEM{}, err
+	}
+	set, err := cryptogram.ParseKeySet(b)
+	if err != nil {
+		return cryptogram.KeySetPEM{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return set, nil
+}
+
+// open loads a server's key set with its private keys, those in memory made by
+// soft.
+func (k *keySource) open(ctx context.Context, path string, soft software) (cryptogram.ServerKeys, error) {
+	set, err := parseKeySet(path, true)
+	if err != nil {
+		return cryptogram.ServerKeys{}, err
+	}
+	keys, err := set.LoadBy(func(s string) (cryptogram.PrivateKey, error) { return k.key(ctx, path, s, soft) })
+	if err != nil {
+		return cryptogram.ServerKeys{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return keys, nil
+}
+
+// openFor is open for a scheduler, which does the operations under the keys that
+// are in memory, and those under the cards' keys.
+func (k *keySource) openFor(ctx context.Context, path string, s *rsafast.Scheduler) (cryptogram.ServerKeys, error) {
+	keys, err := k.open(ctx, path, func(r *rsa.PrivateKey) (cryptogram.PrivateKey, error) { return s.Load(r) })
+	keys.Ops = s
+	return keys, err
+}
+
+// key is the private key that stands in a key set file as s.
+func (k *keySource) key(ctx context.Context, path, s string, soft software) (cryptogram.PrivateKey, error) {
+	if keyfile.IsEncrypted(s) {
+		var err error
+		if s, err = k.passphrases.decrypt(ctx, path, s); err != nil {
+			return nil, err
+		}
+	}
+	r, err := cryptogram.ParsePrivate(s)
+	if err != nil {
+		return nil, err
+	}
+	return soft(r)
+}
+
+// public is the public half of a key set file that holds either half.
+func (k *keySource) public(ctx context.Context, path string) (cryptogram.KeySetPEM, error) {
+	set, err := parseKeySet(path, false)
+	if err != nil {
+		return cryptogram.KeySetPEM{}, err
+	}
+	if _, err := set.Public(); err == nil {
+		return set, nil
+	}
+	keys, err := k.open(ctx, path, plainSoftware)
+	if err != nil {
+		return cryptogram.KeySetPEM{}, err
+	}
+	pub, err := cryptogram.EncodePublic(keys.Public())
+	return cryptogram.KeySetPEM{ID: set.ID, KeysPEM: pub}, err
+}
+
+// inTheClear reports whether the keys of a set are PEM that needs no keySource.
+func inTheClear(set cryptogram.KeySetPEM) bool {
+	return !slices.ContainsFunc(append(set.Auth[:len(set.Auth):len(set.Auth)], set.Enc), keyfile.IsEncrypted)
+}
