@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server/audit"
 )
 
 // Event is one entry of the audit trail.
@@ -26,53 +27,82 @@ type Event struct {
 }
 
 const (
-	insertEvents = `INSERT INTO events (at, kind, request_id, eid, operator_id, internal, detail) VALUES `
-	eventValues  = `(?, ?, ?, ?, ?, ?, ?)`
+	insertEvents = `INSERT INTO events (at, kind, request_id, eid, operator_id, internal, detail, chain, n, hash) VALUES `
+	eventValues  = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	eventArgs    = 10
 )
 
 // insertEventsOf are statements for one event, two, and so on.
-var insertEventsOf = func() (out [5]string) {
+var insertEventsOf = func() (out [6]string) {
 	for n := range out {
 		out[n] = insertEvents + eventValues + strings.Repeat(", "+eventValues, n)
 	}
 	return out
 }()
 
-// addEvents stamps and writes events.
+// addEvents stamps events and writes them in the session's chain.
 func (t *tx) addEvents(list ...Event) error {
+	list, err := t.chained(list)
+	if err != nil {
+		return err
+	}
 	for len(list) > 0 {
 		n := min(len(list), len(insertEventsOf))
-		args := make([]any, 0, 7*n)
+		args := make([]any, 0, eventArgs*n)
+		head := t.head
 		for _, e := range list[:n] {
-			detail := []byte("{}")
-			if len(e.Detail) > 0 {
-				var err error
-				if detail, err = json.Marshal(e.Detail); err != nil {
-					return fmt.Errorf("store: event %s: %w", e.Kind, err)
-				}
+			entry, err := t.entry(&e)
+			if err != nil {
+				return err
 			}
-			var request, eid, operator any
-			if e.RequestID != nil {
-				request = e.RequestID.String()
-			}
-			if e.EID != nil {
-				eid = e.EID.String()
-			}
-			if e.Operator != 0 {
-				operator = e.Operator
-			}
-			at := e.At
-			if at.IsZero() {
-				at = t.now
-			}
-			args = append(args, millis(at), e.Kind, request, eid, operator, e.Internal, string(detail))
+			t.buf = head.Extend(&entry, t.buf)
+			args = append(args, entry.At, entry.Kind, orNull(entry.Request), orNull(entry.EID), orNull(entry.Operator), entry.Internal, entry.Detail,
+				entry.Chain[:], entry.N, entry.Hash[:])
 		}
 		if _, err := t.exec(insertEventsOf[n-1], args...); err != nil {
 			return err
 		}
-		list = list[n:]
+		t.head, list = head, list[n:]
 	}
 	return nil
+}
+
+// Note writes an event of the server's own, such as that it was started.
+func (s *Store) Note(ctx context.Context, e Event) error {
+	return s.write(ctx, "note", func(tx *tx) error { return tx.addEvents(e) })
+}
+
+// entry is an event as it is stored.
+func (t *tx) entry(e *Event) (audit.Entry, error) {
+	out := audit.Entry{Kind: e.Kind, Operator: e.Operator, Internal: e.Internal, Detail: "{}"}
+	if len(e.Detail) > 0 {
+		detail, err := json.Marshal(e.Detail)
+		if err != nil {
+			return out, fmt.Errorf("store: event %s: %w", e.Kind, err)
+		}
+		out.Detail = string(detail)
+	}
+	if e.RequestID != nil {
+		out.Request = e.RequestID.String()
+	}
+	if e.EID != nil {
+		out.EID = e.EID.String()
+	}
+	at := e.At
+	if at.IsZero() {
+		at = t.now
+	}
+	out.At = millis(at)
+	return out, nil
+}
+
+// orNull is NULL for what is empty.
+func orNull[T comparable](v T) any {
+	var none T
+	if v == none {
+		return nil
+	}
+	return v
 }
 
 const eventColumns = `seq, at, kind, request_id, eid, operator_id, internal, detail`

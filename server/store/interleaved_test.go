@@ -124,7 +124,7 @@ func TestWriteAfterClose(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, s.Close())
 		done := make(chan error, 1)
-		go func() { done <- s.Ping(context.Background()) }()
+		go func() { done <- s.Note(context.Background(), Event{Kind: "late"}) }()
 		select {
 		case err := <-done:
 			assert.ErrorIs(t, err, errClosed)

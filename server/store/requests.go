@@ -735,17 +735,6 @@ func allows(r *Request, o Outcome) bool {
 	return false
 }
 
-// AddStep writes an event of a request and changes nothing else.
-func (s *Store) AddStep(ctx context.Context, request id.RequestID, e Event) error {
-	return s.write(ctx, "step", func(tx *tx) error {
-		r, err := readRequest(tx, request, "")
-		if err != nil {
-			return err
-		}
-		return tx.addEvents(r.step(e))
-	})
-}
-
 // Expire ends every request whose deadline has passed before anything was sent,
 // at most limit of them, and gives them back.
 func (s *Store) Expire(ctx context.Context, limit int) ([]Request, error) {

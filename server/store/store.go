@@ -60,6 +60,8 @@ type Store struct {
 	faults  func(write string, committed bool) error
 	timed   func(query string, took time.Duration) // nil: nobody asks
 
+	migrated struct{ from, to int64 } // the schema, by this process; 0: it was not
+
 	writes     chan *writing
 	writers    sync.WaitGroup
 	closing    chan struct{}
@@ -133,6 +135,11 @@ func Open(ctx context.Context, where string, opts ...Option) (*Store, error) {
 		s.writers.Add(1)
 		go s.runWrites()
 	}
+	if s.migrated.to > 0 {
+		if err := s.Note(ctx, Event{Kind: "schema migrated", Internal: true, Detail: map[string]any{"from": s.migrated.from, "to": s.migrated.to}}); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
 	return s, nil
 }
 
@@ -144,7 +151,11 @@ func (s *Store) migrate(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if _, err = p.Up(ctx); err == nil || try == 3 || ctx.Err() != nil {
+		done, err := p.Up(ctx)
+		if n := len(done); n > 0 {
+			s.migrated.from, s.migrated.to = done[0].Source.Version-1, done[n-1].Source.Version
+		}
+		if err == nil || try == 3 || ctx.Err() != nil {
 			return err
 		}
 		select {
@@ -192,6 +203,9 @@ func (s *Store) Downgrade(ctx context.Context, version int64) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, release()) }()
+	if err := s.Note(ctx, Event{Kind: "schema taken back", Internal: true, Detail: map[string]any{"to": version}}); err != nil {
+		return err
+	}
 	p, err := s.provider()
 	if err == nil {
 		_, err = p.DownTo(ctx, version)

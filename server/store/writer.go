@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/cardbridge/cardbridge/server/audit"
 )
 
 // maxBatch is how many writes share one commit at most.
@@ -210,7 +212,8 @@ func (s *Store) commit(c *session, batch []*writing) *session {
 
 // session is one connection that writes.
 type session struct {
-	conn *sql.Conn
+	conn  *sql.Conn
+	chain audit.Head // of its events, as they are committed; N is 0 before the first
 	tx
 }
 
@@ -224,6 +227,8 @@ type tx struct {
 	since  time.Time // and this machine's
 	writes int       // statements that changed something
 	broken bool      // a statement failed
+	head   audit.Head
+	buf    []byte // to hash in
 	ctx    context.Context
 }
 
@@ -237,7 +242,7 @@ func (s *Store) connect() (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &session{conn, tx{s: s, conn: conn, stmts: map[string]*sql.Stmt{}}}, nil
+	return &session{conn: conn, tx: tx{s: s, conn: conn, stmts: map[string]*sql.Stmt{}}}, nil
 }
 
 func (c *session) close() {
@@ -254,7 +259,7 @@ func (c *session) close() {
 }
 
 func (c *session) begin() error {
-	c.writes, c.broken = 0, false
+	c.writes, c.broken, c.head = 0, false, c.chain
 	c.ctx = context.Background()
 	if _, err := c.exec(c.s.dialect.begin); err != nil {
 		return err
@@ -286,6 +291,9 @@ func (t *tx) tick() {
 
 func (c *session) commit() error {
 	_, err := c.exec(`COMMIT`)
+	if err == nil {
+		c.chain = c.head
+	}
 	return err
 }
 
