@@ -9,12 +9,14 @@ import (
 	"github.com/cardbridge/cardbridge/hwtest/rig"
 )
 
-// stageVar tells a process what it is: the machine's first process, or the
-// program that runs in it; neither on the host.
+// stageVar tells a process what it is: the machine's first process, what of it is
+// left as a service where systemd is that, or the program that runs in the
+// machine; none of them on the host.
 const (
-	stageVar   = "CARDBRIDGE_VM"
-	stageInit  = "init"
-	stageGuest = "guest"
+	stageVar     = "CARDBRIDGE_VM"
+	stageInit    = "init"
+	stageService = "service"
+	stageGuest   = "guest"
 )
 
 // Enter moves the program into the machine. Call it first of all, before flags,
@@ -34,8 +36,8 @@ func Enter(c Config) {
 			fmt.Fprintln(os.Stderr, err)
 		}
 		return
-	case stage == stageInit && os.Getpid() == 1:
-		beInit() // does not return
+	case stage == stageInit && os.Getpid() == 1, stage == stageService:
+		beInit(stage) // does not return
 	}
 	runtime.LockOSThread() // Pdeathsig is about the thread that starts the child
 	status, err := c.run()

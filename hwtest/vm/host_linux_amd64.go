@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -52,7 +53,16 @@ func (c Config) run() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	initrd, size, err := c.build(kernelDir)
+	made := filepath.Join(dir, "made")
+	if err := os.Mkdir(made, 0o755); err != nil {
+		return 0, fmt.Errorf("vm: %w", err)
+	}
+	if c.Make != nil {
+		if err := c.Make(ctx, made); err != nil {
+			return 0, fmt.Errorf("vm: %w", err)
+		}
+	}
+	initrd, size, err := c.build(kernelDir, made)
 	if err != nil {
 		return 0, fmt.Errorf("vm: the machine's file system: %w", err)
 	}
@@ -227,11 +237,28 @@ type start struct {
 	Env     []string `json:"env"`
 	Dir     string   `json:"dir"`
 	Modules []string `json:"modules"`
+	Systemd bool     `json:"systemd"`
 }
 
+// The program as a service of systemd's.
+const (
+	programUnit = "/etc/systemd/system/cardbridge-vm.service"
+	unit        = `[Unit]
+After=dbus.socket
+
+[Service]
+Environment=` + stageVar + "=" + stageService + `
+ExecStart=` + initFile + `
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/ttyS0
+TimeoutStartSec=infinity
+`
+)
+
 // build makes the machine's file system, in memory.
-func (c Config) build(kernelDir string) (initrd *os.File, size int64, err error) {
-	a, err := c.files(kernelDir)
+func (c Config) build(kernelDir, made string) (initrd *os.File, size int64, err error) {
+	a, err := c.files(kernelDir, made)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -251,7 +278,7 @@ func (c Config) build(kernelDir string) (initrd *os.File, size int64, err error)
 }
 
 // files are what is in the machine's file system.
-func (c Config) files(kernelDir string) (archive, error) {
+func (c Config) files(kernelDir, made string) (archive, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -281,6 +308,18 @@ func (c Config) files(kernelDir string) (archive, error) {
 	if err := a.pcscd(); err != nil {
 		return nil, err
 	}
+	if c.Systemd {
+		c.Packages = append(slices.Clone(c.Packages), "systemd", "dbus")
+		a.link("/etc/systemd/system/default.target", "multi-user.target")
+		a.link("/etc/systemd/system/multi-user.target.wants/"+filepath.Base(programUnit), programUnit)
+		a.file(programUnit, []byte(unit))
+		a.dir("/proc")
+	}
+	if len(c.Packages) > 0 {
+		if err := a.packages(c.Packages); err != nil {
+			return nil, err
+		}
+	}
 	files := c.Files
 	if data := filepath.Join(wd, "testdata"); exists(data) {
 		files = append(slices.Clone(files), data)
@@ -293,7 +332,20 @@ func (c Config) files(kernelDir string) (archive, error) {
 			return nil, err
 		}
 	}
-	job := start{Args: arguments(os.Args), Env: c.environ(), Dir: wd}
+	err = filepath.WalkDir(made, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			a.copy(Made+strings.TrimPrefix(name, made), name, info.Mode())
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	job := start{Args: arguments(os.Args), Env: c.environ(), Dir: wd, Systemd: c.Systemd}
 	order, err := loadOrder(filepath.Join(kernelDir, modulesName), modules)
 	if err != nil {
 		return nil, err

@@ -16,20 +16,27 @@ import (
 
 const (
 	linePort  = "/dev/ttyS1"
+	systemd   = "/usr/lib/systemd/systemd"
 	udevStart = 20 * time.Second
 )
 
 // beInit is the machine's first process: it furnishes the machine, runs the
-// program, and tells the host how that ended. What goes wrong here goes to the
-// console, which the host shows.
-func beInit() {
-	status, err := 1, mountAll()
+// program, and tells the host how that ended. Where systemd is to be the first
+// process, it becomes that, and is a service of it again. What goes wrong here
+// goes to the console, which the host shows.
+func beInit(stage string) {
+	var job start
 	var line *os.File
+	status := 1
+	err := job.read()
+	if err == nil && stage == stageInit {
+		err = job.furnish()
+	}
 	if err == nil {
 		line, err = openLine()
 	}
 	if err == nil {
-		status, err = serve(line)
+		status, err = job.run(line)
 	}
 	if err != nil {
 		fmt.Println("init:", err)
@@ -74,28 +81,39 @@ func openLine() (*os.File, error) {
 	return f, nil
 }
 
-// serve furnishes the machine and runs the program in it.
-func serve(line *os.File) (status int, err error) {
+// read reads what the host wrote.
+func (job *start) read() error {
 	b, err := os.ReadFile(startFile)
 	if err != nil {
-		return 1, err
+		return err
 	}
-	var job start
-	if err := json.Unmarshal(b, &job); err != nil {
-		return 1, fmt.Errorf("%s: %w", startFile, err)
+	if err := json.Unmarshal(b, job); err != nil {
+		return fmt.Errorf("%s: %w", startFile, err)
+	}
+	return nil
+}
+
+// furnish makes the machine one that programs can run in. Where that is
+// systemd's matter it does not return.
+func (job *start) furnish() error {
+	if job.Systemd {
+		return unix.Exec(systemd, []string{systemd, "--show-status=false"}, []string{"PATH=/usr/sbin:/usr/bin"})
+	}
+	if err := mountAll(); err != nil {
+		return err
 	}
 	if err := startUdevd(); err != nil {
-		return 1, err
+		return err
 	}
 	for _, m := range job.Modules {
 		if err := loadModule(m); err != nil {
-			return 1, fmt.Errorf("module %s: %w", m, err)
+			return fmt.Errorf("module %s: %w", m, err)
 		}
 	}
 	if err := loopbackUp(); err != nil {
-		return 1, fmt.Errorf("loopback: %w", err)
+		return fmt.Errorf("loopback: %w", err)
 	}
-	return job.run(line)
+	return nil
 }
 
 func loadModule(name string) error {

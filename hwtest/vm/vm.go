@@ -35,12 +35,25 @@ type Config struct {
 	// Files are files and directories of the host that are there under the same
 	// name. The directory testdata is there in any case.
 	Files []string
+	// Systemd has systemd as the first process, and the program run as one of its
+	// services; pcscd is systemd's then, not the program's.
+	Systemd bool
+	// Packages are Debian packages of the host's that the machine has too, with
+	// all that they depend on, dpkg's database, users and groups. All their files
+	// are root's there.
+	Packages []string
+	// Make runs on the host first of all; the files that it leaves in dir are in
+	// the machine's directory Made. It may be nil.
+	Make func(ctx context.Context, dir string) error
 	// Host runs on the host before the machine starts. It gives arguments for
 	// QEMU, such as a device whose other end it serves, and what is to be done
 	// when the machine has gone, whose error fails the run. dir is a directory
 	// for its sockets; ctx ends when the machine does. It may be nil.
 	Host func(ctx context.Context, dir string) (args []string, finish func() error, err error)
 }
+
+// Made is where the machine has what Config.Make made.
+const Made = "/made"
 
 // DefaultTimeout is generous: a machine with many other things to do needs it.
 const DefaultTimeout = 5 * time.Minute
