@@ -1,6 +1,7 @@
 # make demo   plays the main job in four scenes on real parts
 # make test   all checks and tests; installs what it lacks
 # make bench  the benchmarks
+# make deb    the Debian package
 #
 # make hwtest BENCH=bench.yaml ALLOW=ICCID   checks real readers and cards (docs/hardware.md)
 # make torture                               faults at every step of a request, on servers that share a record
@@ -15,15 +16,19 @@ SUDO        := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 FUZZTIME    ?= 2s
 
 PACKAGES      := gcc pkg-config libpcsclite-dev libusb-1.0-0-dev pcscd vsmartcard-vpcd
-TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql opensc pcsc-tools python3 libcacard-dev libnss3-tools
+TEST_PACKAGES := libssl-dev libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql opensc pcsc-tools python3 libcacard-dev libnss3-tools systemd polkitd man-db
 
-.PHONY: all build deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace bench-card bench-server hwtest torture torture-readers torture-card nightly vuln clean
+.PHONY: all build deb deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace bench-card bench-server hwtest torture torture-readers torture-card nightly vuln clean
 
 all: build
 
 build: deps
 	$(GO) build -o bin/ ./cmd/...
 	CGO_ENABLED=0 $(GO) build -o bin/ ./cmd/applet-sim
+
+# deb makes the Debian package, in bin.
+deb: deps
+	$(GO) run ./cmd/deb
 
 # install installs the Debian packages of a list that are missing.
 define install
@@ -72,10 +77,10 @@ cross:
 # take minutes there; the same code has its race tests outside. The 2,000 trials
 # of requests, the guard's 10,000 requests and the card's 20,000 sequences run
 # without it too, fewer of them with it. Allocations are counted without it.
-IN_VM := ./hwtest/usbtest ./hwtest/torture/usb
+IN_VM := ./hwtest/usbtest ./hwtest/torture/usb ./cmd/deb
 
 unit:
-	$(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v -e /hwtest/usbtest$$ -e /hwtest/torture/usb$$)
+	$(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v -e /hwtest/usbtest$$ -e /hwtest/torture/usb$$ -e /cmd/deb$$)
 	$(GO) test -count=1 -timeout 15m $(IN_VM)
 	$(GO) test -count=1 -timeout 15m -run 'TestTorture|TestFailedOnce' ./hwtest/torture/requests
 	$(GO) test -count=1 -run Allocations ./card/cryptogram ./card/securemsg

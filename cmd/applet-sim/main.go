@@ -22,6 +22,7 @@ import (
 	"github.com/cardbridge/cardbridge/applet-sim/vpcd"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
 	"github.com/cardbridge/cardbridge/card/rsafast"
+	"github.com/cardbridge/cardbridge/cmd/internal/man"
 )
 
 func main() {
@@ -82,6 +83,7 @@ With --trace it is a card that answers as a trace says (docs/trace.md; other
 tools' traces too): the commands in the trace's order, or by --best-match each
 wherever it stands. What the trace does not have is answered by 6F00, with a line
 on standard error.`,
+		Version:       man.Version(),
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -101,8 +103,7 @@ on standard error.`,
 	f.StringVar(&o.control, "control", "", "let programs drive the card by JSON lines at this `SOCKET`, a path or a HOST:PORT on the loopback interface")
 	f.StringArrayVar(&o.faults, "fault", nil, "have this fault strike, in `JSON` (docs/emulator.md); may be given more than once")
 	f.BoolVar(&o.noExtended, "no-extended", false, "a card without extended length: command chaining alone")
-	cmd.AddCommand(newNewCommand(), newInspectCommand(), newDiffCommand())
-	cmd.CompletionOptions.DisableDefaultCmd = true
+	cmd.AddCommand(newNewCommand(), newInspectCommand(), newDiffCommand(), man.Command())
 	return cmd
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cardbridge/cardbridge/card"
+	"github.com/cardbridge/cardbridge/cmd/internal/man"
 )
 
 // Exit statuses.
@@ -122,10 +123,11 @@ The operator's side:               cardbridge deactivate, requests, approve, gua
 Exit status: 0 done, 2 refused by a management rule or a second user, 3 refused
 by the card (signed), 4 outcome unknown, 5 waits for a second user's approval,
 1 anything else.`,
+		Version:       man.Version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newReaderCmd(), newCardCmd(), newAPDUCmd(), newTraceCmd(), newKeysCmd(), newServeCmd(), newOperatorCmd(), newAuditCmd(), newRulesCmd(), newDeactivateCmd(), newWebhookCmd())
-	root.AddCommand(newRequestsCmd(), newApproveCmd(), newRejectCmd(), newCancelCmd(), newGuardCmd(), newMigrateCmd())
+	root.AddCommand(newRequestsCmd(), newApproveCmd(), newRejectCmd(), newCancelCmd(), newGuardCmd(), newMigrateCmd(), man.Command())
 	return root
 }

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"github.com/cardbridge/cardbridge/card"
@@ -198,10 +199,12 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 			log.Error("not announced", "error", err)
 			end()
 		}
+		notify(log, daemon.SdNotifyReady)
 	case <-ctx.Done():
 		served <- http.ErrServerClosed
 	}
 	<-ctx.Done()
+	notify(log, daemon.SdNotifyStopping)
 	// The engine goes first: it ends those who wait for a step.
 	err = <-engine
 	down, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
@@ -214,6 +217,13 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 		err = errors.Join(err, serr)
 	}
 	return err
+}
+
+// notify tells systemd, where that waits to be told (sd_notify(3)).
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("systemd not told", "state", state, "error", err)
+	}
 }
 
 // watchRules gives the management rules of now: those of a file until ctx ends,
