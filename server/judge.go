@@ -90,6 +90,9 @@ func evaluate(set *rules.Set, a ask, m *store.Moment, limits []guard.Limits) (st
 	v := store.Verdict{ICCID: d.ICCID, Audit: map[string]any{
 		"rules": d.Ran, "rules_digest": set.Digest(), "input": in, "allowed": d.Refusal == nil,
 	}}
+	if d.AllowedBy != "" {
+		v.Audit["es10c_allowed_by"] = d.AllowedBy
+	}
 	if f := d.Refusal; f != nil {
 		v.Refusal = refusalOf(d.Face)
 		v.Audit["refused_by"], v.Audit["text"] = f.Rule, f.Text
@@ -165,7 +168,7 @@ func input(a ask, m *store.Moment, limits []guard.Limits, window time.Duration) 
 		return in
 	}
 	in.Card = &rules.Card{
-		Registered: c.Registered, Groups: c.Groups, EventCounter: c.EventCounter, Unsettled: c.Unsettled, RegisteredAt: c.RegisteredAt,
+		Registered: c.Registered, Plain: c.Management != store.Applet, Groups: c.Groups, EventCounter: c.EventCounter, Unsettled: c.Unsettled, RegisteredAt: c.RegisteredAt,
 		Profiles: make([]rules.Profile, len(c.Profiles)),
 	}
 	for i, p := range c.Profiles {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -185,11 +186,13 @@ func (p *printer) goodRules(file string, set *rules.Set) error {
 			File   string   `json:"file"`
 			Digest string   `json:"digest"`
 			Rules  []string `json:"rules"`
-		}{file, set.Digest(), set.Rules()})
+			ES10c  []string `json:"es10c"`
+		}{file, set.Digest(), set.Rules(), set.Allowances()})
 	}
 	p.field("file", file)
 	p.field("SHA-256", set.Digest())
 	p.field("rules", strings.Join(set.Rules(), ", "))
+	p.field("plain eUICCs", cmp.Or(strings.Join(set.Allowances(), ", "), "none is touched"))
 	return nil
 }
 
@@ -207,7 +210,7 @@ func (p *printer) decision(d rules.Decision) error {
 			rules.Decision
 		}{verdict, d}), status)
 	}
-	said := map[rules.Outcome]string{rules.Holds: green, rules.Refuses: red, rules.Failed: red, rules.NeedsApproval: yellow}
+	said := map[rules.Outcome]string{rules.Holds: green, rules.Refuses: red, rules.Failed: red, rules.NeedsApproval: yellow, rules.Allows: yellow}
 	var rows [][]string
 	for _, r := range d.Ran {
 		words := string(r.Outcome)
@@ -222,6 +225,7 @@ func (p *printer) decision(d rules.Decision) error {
 	p.table("RULE|SAID", rows)
 	fmt.Fprintln(p.out)
 	p.field("decision", p.paint(colour, verdict))
+	p.field("ES10c allowed by", d.AllowedBy)
 	if d.ICCID != nil {
 		p.field("profile", d.ICCID.String())
 	}

@@ -117,6 +117,7 @@ var objects = map[*types.Type]map[string]field{
 		"known":         boolean(func(in *cardObject) bool { return in.Card != nil }),
 		"eid":           text(func(in *cardObject) string { return in.EID.String() }),
 		"registered":    boolean(func(in *cardObject) bool { return in.record().Registered }),
+		"management":    of(types.StringType, func(in *cardObject) ref.Val { return types.String(in.record().management()) }),
 		"groups":        of(stringList, func(in *cardObject) ref.Val { return types.NewStringList(adapter{}, in.record().Groups) }),
 		"event_counter": integer(func(in *cardObject) int64 { return int64(in.record().EventCounter) }),
 		"unsettled":     boolean(func(in *cardObject) bool { return in.record().Unsettled }),
@@ -169,6 +170,13 @@ func (in *cardObject) record() *Card {
 		return &Card{}
 	}
 	return in.Card
+}
+
+func (c *Card) management() string {
+	if c.Plain {
+		return managedByES10c
+	}
+	return managedByApplet
 }
 
 func (p *profileObject) iccid() string {

@@ -27,6 +27,7 @@ func TestDocs(t *testing.T) {
 	for _, r := range Default().rules {
 		assert.Contains(t, page, "| `"+r.name+"` | "+r.subject+"/"+r.reason+" |")
 	}
+	assert.Contains(t, page, "| `"+PlainEUICC+"` | 8.1.1/1.2 |")
 	block := func(language string) []byte {
 		m := regexp.MustCompile("(?s)```" + language + "\n(.*?)```").FindStringSubmatch(page)
 		require.NotNil(t, m)

@@ -201,7 +201,7 @@ func (in *Input) bounded() bool {
 type sizes struct{ vars map[string]variable }
 
 // lengths are of the texts that have one.
-var lengths = map[string]uint64{"id": 36, "eid": 32, "iccid": 20, "mccmnc": 6, "state": 8}
+var lengths = map[string]uint64{"id": 36, "eid": 32, "iccid": 20, "mccmnc": 6, "state": 8, "management": 6}
 
 // EstimateSize implements cost.Estimator. What an expression makes itself has no
 // path; its size follows from what it is made of.

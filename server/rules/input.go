@@ -44,6 +44,7 @@ type operatorFile struct {
 
 type cardFile struct {
 	Registered   *bool         `json:"registered"`
+	Management   string        `json:"management,omitzero"`
 	Groups       []string      `json:"groups,omitzero"`
 	EventCounter uint32        `json:"event_counter,omitzero"`
 	Unsettled    bool          `json:"unsettled,omitzero"`
@@ -131,8 +132,11 @@ func (f *inputFile) input() (*Input, error) {
 		in.Operator = &Operator{f.Operator.Name, *f.Operator.MCCMNC}
 	}
 	if c := f.Card; c != nil {
+		if c.Management != "" && c.Management != managedByApplet && c.Management != managedByES10c {
+			return nil, fmt.Errorf("card.management: %.20q is neither applet nor es10c", c.Management)
+		}
 		in.Card = &Card{
-			Registered: c.Registered == nil || *c.Registered, Groups: c.Groups, EventCounter: c.EventCounter,
+			Registered: c.Registered == nil || *c.Registered, Plain: c.Management == managedByES10c, Groups: c.Groups, EventCounter: c.EventCounter,
 			Unsettled: c.Unsettled, RegisteredAt: c.RegisteredAt,
 		}
 		for i, p := range c.Profiles {
@@ -172,7 +176,7 @@ func (in *Input) MarshalJSON() ([]byte, error) {
 		f.Operator = &operatorFile{in.Operator.Name, &in.Operator.MCCMNC}
 	}
 	if c := in.Card; c != nil {
-		f.Card = &cardFile{&c.Registered, c.Groups, c.EventCounter, c.Unsettled, c.RegisteredAt, make([]profileFile, len(c.Profiles))}
+		f.Card = &cardFile{&c.Registered, c.management(), c.Groups, c.EventCounter, c.Unsettled, c.RegisteredAt, make([]profileFile, len(c.Profiles))}
 		for i := range c.Profiles {
 			p := &c.Profiles[i]
 			f.Card.Profiles[i] = profileFile{

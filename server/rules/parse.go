@@ -158,7 +158,7 @@ func (p *parser) set(b []byte) *Set {
 		return nil
 	}
 	p.s = &Set{windows: windows{}, digest: sha256.Sum256(b)}
-	top := p.mapping(root, "the file", "version", "vars", "guard", "rules")
+	top := p.mapping(root, "the file", "version", "vars", "guard", "rules", "es10c")
 	if top == nil {
 		return nil
 	}
@@ -178,6 +178,7 @@ func (p *parser) set(b []byte) *Set {
 	if r := p.need(root, top, "rules"); r != nil {
 		p.rules(r)
 	}
+	p.allowances(top["es10c"])
 	return p.s
 }
 
@@ -514,14 +515,7 @@ func (p *parser) rule(n *yaml.Node, r *rule) {
 		return
 	}
 	if v := p.need(n, m, "name"); v != nil {
-		switch first := p.seen[v.Value]; {
-		case !ruleName.MatchString(v.Value) || len(v.Value) > maxName:
-			p.failAt(v, "name %.40q is not of lower-case letters, digits and hyphens between them, at most %d", v.Value, maxName)
-		case first != nil:
-			p.failAt(v, "rule %s is there already, on line %d", v.Value, first.Line)
-		default:
-			p.seen[v.Value], r.name = v, v.Value
-		}
+		r.name = p.name(v)
 	}
 	code := func(key string) string {
 		v := p.need(n, m, key)
@@ -575,6 +569,22 @@ func (p *parser) rule(n *yaml.Node, r *rule) {
 			p.refer(c, r, shownAs)
 		}
 	}
+}
+
+// name reads the name of a rule or an allowance, which no other has.
+func (p *parser) name(n *yaml.Node) string {
+	switch first := p.seen[n.Value]; {
+	case !ruleName.MatchString(n.Value) || len(n.Value) > maxName:
+		p.failAt(n, "name %.40q is not of lower-case letters, digits and hyphens between them, at most %d", n.Value, maxName)
+	case n.Value == PlainEUICC:
+		p.failAt(n, "name %s is of the rule that every file ends in", n.Value)
+	case first != nil:
+		p.failAt(n, "rule %s is there already, on line %d", n.Value, first.Line)
+	default:
+		p.seen[n.Value] = n
+		return n.Value
+	}
+	return ""
 }
 
 // wording reads text and audit; what is not there is as in base, and the audit

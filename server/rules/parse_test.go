@@ -100,6 +100,13 @@ func TestFaults(t *testing.T) {
 
 		// rules
 		{"rule no mapping", head + "rules:\n  - §true\n", "a rule is no mapping"},
+		{"es10c no list", head + oneRule + "es10c: §{name: a, allow: true}\n", "es10c is no list"},
+		{"allowance's key", head + oneRule + "es10c: [{name: a, allow: 'true', §require: 'true'}]\n", `an allowance has no "require"`},
+		{"allowance without allow", head + oneRule + "es10c: [§{name: a}]\n", "allow is missing"},
+		{"allowance without a name", head + oneRule + "es10c: [§{allow: 'true'}]\n", "name is missing"},
+		{"allowance named as a rule", head + oneRule + "es10c: [{name: §first, allow: 'true'}]\n", "rule first is there already"},
+		{"allowance of no bool", head + oneRule + "es10c: [{name: a, allow: §card.eid}]\n", "bool wanted"},
+		{"the server's own rule", head + oneRule + "es10c: [{name: §plain-euicc, allow: 'true'}]\n", "every file ends in"},
 		{"rule's key", head + oneRule + "    §wen: true\n", `a rule has no "wen"`},
 		{"rule's key twice", head + oneRule + "    §text: no\n", `a rule has "text" twice`},
 		{"no name", head + "rules:\n  - §subject_code: \"1\"\n    reason_code: \"1\"\n    require: true\n    text: no\n", "name is missing"},

@@ -53,7 +53,10 @@ type Operator struct {
 type Card struct {
 	// Registered says that the operator itself registered the card, and so
 	// vouches for its keys.
-	Registered   bool
+	Registered bool
+	// Plain says that it is a plain eUICC, managed by ES10c and not by the
+	// management applet.
+	Plain        bool
 	Groups       []string
 	EventCounter uint32 // docs/protocol.md §7
 	Unsettled    bool   // the record may not be the card's state
@@ -126,7 +129,8 @@ const (
 	Refuses       Outcome = "refuses"
 	NeedsApproval Outcome = "needs approval"
 	DoesNotApply  Outcome = "does not apply"
-	Failed        Outcome = "error" // it could not be evaluated, and so refuses
+	Allows        Outcome = "allows" // of an allowance for plain eUICCs
+	Failed        Outcome = "error"  // it could not be evaluated, and so refuses
 )
 
 // Result is what one rule said of a request, for the audit trail.
@@ -143,6 +147,8 @@ type Decision struct {
 	ICCID   *id.ICCID `json:"iccid,omitempty"`
 	Ran     []Result  `json:"rules"`             // that were asked, in order
 	Refusal *Refusal  `json:"refusal,omitempty"` // nil: go on
+	// AllowedBy is the allowance by which a plain eUICC is managed by ES10c.
+	AllowedBy string `json:"allowed_by,omitempty"`
 	// Face is what whoever asks may read of the refusal.
 	Face *Refusal `json:"operator_reads,omitempty"`
 	// Approval is of the first rule that wants a second user's approval, where
@@ -168,10 +174,11 @@ const cannotSay = "the rule could not be evaluated"
 // Set is rules in the order in which they are held against a request, and the
 // guard's budgets. It does not change and is safe for concurrent use.
 type Set struct {
-	rules   []rule
-	guard   guard
-	windows windows // of within, by their text
-	digest  [sha256.Size]byte
+	rules      []rule
+	allowances []allowance // for plain eUICCs
+	guard      guard
+	windows    windows // of within, by their text
+	digest     [sha256.Size]byte
 }
 
 type rule struct {
@@ -211,8 +218,18 @@ func (s *Set) Rules() []string {
 	return names
 }
 
+// Allowances are the names of the allowances for plain eUICCs, in their order.
+func (s *Set) Allowances() []string {
+	names := make([]string, len(s.allowances))
+	for i, a := range s.allowances {
+		names[i] = a.name
+	}
+	return names
+}
+
 // Evaluate holds the rules against a request; the first that refuses ends it.
-// A rule that cannot be evaluated refuses. in must not change meanwhile.
+// A rule that cannot be evaluated refuses. A plain eUICC needs an allowance then
+// (PlainEUICC). in must not change meanwhile.
 func (s *Set) Evaluate(in *Input) Decision {
 	a := activations.Get().(*activation)
 	a.reset(in)
@@ -241,6 +258,9 @@ func (s *Set) Evaluate(in *Input) Decision {
 			}
 			return d
 		}
+	}
+	if in.Card != nil && in.Card.Plain {
+		s.askAllowances(a, &d)
 	}
 	return d
 }
