@@ -197,6 +197,9 @@ func (im *Image) Marshal() ([]byte, error) {
 // Record is the card record that registers the image's card with a server (§9).
 // The error matches cryptogram.ErrKey.
 func (im *Image) Record() ([]byte, error) {
+	if im.about().Plain {
+		return im.plainRecord()
+	}
 	keys, err := im.Keys.PublicHalf()
 	if err != nil {
 		return nil, err
@@ -209,6 +212,25 @@ func (im *Image) Record() ([]byte, error) {
 		Profiles     []Profile          `json:"profiles"`
 		EventCounter uint32             `json:"event_counter"`
 	}{im.EID, keys, im.Suites, im.Policy, im.Profiles, im.EventCounter}, "", "  ")
+	return append(b, '\n'), err
+}
+
+// plainRecord is the record of a plain eUICC: it has no keys, and ES10c does not
+// know the fallback attribute.
+func (im *Image) plainRecord() ([]byte, error) {
+	type profile struct {
+		Profile
+		Fallback bool `json:"fallback,omitempty"` // in place of the other
+	}
+	out := struct {
+		Management string    `json:"management"`
+		EID        id.EID    `json:"eid"`
+		Profiles   []profile `json:"profiles"`
+	}{"es10c", im.EID, []profile{}}
+	for _, p := range im.Profiles {
+		out.Profiles = append(out.Profiles, profile{Profile: p})
+	}
+	b, err := json.MarshalIndent(out, "", "  ")
 	return append(b, '\n'), err
 }
 

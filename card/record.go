@@ -178,6 +178,82 @@ func (r *Record) validate() error {
 	return nil
 }
 
+// PlainRecord is a plain eUICC, without the management applet, as it is registered
+// with a server: it has no keys. Of its profiles ICCID and owner have to be
+// known, the rest is read from the card.
+type PlainRecord struct {
+	EID      id.EID
+	Profiles []Profile
+}
+
+// managementES10c is the member that tells a PlainRecord from a Record.
+const managementES10c = "es10c"
+
+type plainJSON struct {
+	Management string         `json:"management"`
+	EID        id.EID         `json:"eid"`
+	Profiles   []plainProfile `json:"profiles"`
+}
+
+type plainProfile struct {
+	ICCID    id.ICCID  `json:"iccid"`
+	Owner    id.MCCMNC `json:"mccmnc"`
+	State    State     `json:"state"`
+	Class    *Class    `json:"class"` // operational
+	Provider string    `json:"provider"`
+	Name     string    `json:"name"`
+	PPR1     bool      `json:"ppr1"`
+	PPR2     bool      `json:"ppr2"`
+}
+
+// IsPlainRecord reports whether a card record file says that the card is managed
+// by ES10c.
+func IsPlainRecord(b []byte) bool {
+	var j struct {
+		Management string `json:"management"`
+	}
+	return len(b) <= maxRecord && json.Unmarshal(b, &j) == nil && j.Management == managementES10c
+}
+
+// ParsePlainRecord parses the record of a plain eUICC: a card record with
+// "management": "es10c" in place of keys, suites and policy. The error matches
+// ErrRecord.
+func ParsePlainRecord(b []byte) (*PlainRecord, error) {
+	if len(b) > maxRecord {
+		return nil, fmt.Errorf("%w: %d bytes", ErrRecord, len(b))
+	}
+	var j plainJSON
+	if err := cryptogram.DecodeStrict(b, &j); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRecord, err)
+	}
+	if j.Management != managementES10c {
+		return nil, fmt.Errorf("%w: management %.20q, %s wanted", ErrRecord, j.Management, managementES10c)
+	}
+	r := &PlainRecord{EID: j.EID}
+	for _, p := range j.Profiles {
+		out := Profile{
+			ICCID: p.ICCID, Owner: p.Owner, State: p.State, Class: Operational, Provider: p.Provider, Name: p.Name, PPR1: p.PPR1, PPR2: p.PPR2,
+		}
+		if p.Class != nil {
+			out.Class = *p.Class
+		}
+		r.Profiles = append(r.Profiles, out)
+	}
+	if err := errors.Join(r.EID.Check(), checkProfiles(r.Profiles)); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRecord, err)
+	}
+	return r, nil
+}
+
+// MarshalJSON is what ParsePlainRecord parses.
+func (r *PlainRecord) MarshalJSON() ([]byte, error) {
+	j := plainJSON{Management: managementES10c, EID: r.EID, Profiles: []plainProfile{}}
+	for _, p := range r.Profiles {
+		j.Profiles = append(j.Profiles, plainProfile{p.ICCID, p.Owner, p.State, &p.Class, p.Provider, p.Name, p.PPR1, p.PPR2})
+	}
+	return json.Marshal(j)
+}
+
 func checkProfiles(profiles []Profile) error {
 	if len(profiles) > maxProfiles {
 		return fmt.Errorf("%d profiles, at most %d", len(profiles), maxProfiles)

@@ -59,7 +59,7 @@ type Applet struct {
 // Select selects the management applet. The error is an *apdu.Error where the
 // card has none.
 func Select(ctx context.Context, ch *apdu.Channel) (*Applet, error) {
-	data, err := exchange(ctx, ch, "SELECT", apdu.Command{INS: 0xA4, P1: 0x04, Data: []byte(AID), Ne: apdu.MaxShortNe})
+	data, err := exchange(ctx, ch, "SELECT", apdu.Command{INS: insSelect, P1: 0x04, Data: []byte(AID), Ne: apdu.MaxShortNe})
 	if err != nil {
 		return nil, err
 	}
@@ -80,6 +80,15 @@ func Select(ctx context.Context, ch *apdu.Channel) (*Applet, error) {
 		return nil, fmt.Errorf("SELECT: %w: AID %X, protocol version %d", ErrMalformed, aid, version)
 	}
 	return a, nil
+}
+
+const insSelect = 0xA4
+
+// NoApplet reports whether an error says that the card knows no management applet:
+// it answered SELECT with 6A82.
+func NoApplet(err error) bool {
+	var refused *apdu.Error
+	return errors.As(err, &refused) && refused.INS == insSelect && refused.SW == apdu.SWFileNotFound
 }
 
 // ReadEID selects the applet and reads the card's EID, in the clear: a hint.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/card"
+	"github.com/cardbridge/cardbridge/card/es10"
 	"github.com/cardbridge/cardbridge/server/inventory"
 	"github.com/cardbridge/cardbridge/server/store"
 )
@@ -77,6 +78,9 @@ func (s *Server) recorded(work *taken, err error) again {
 func (s *Server) attempt(ctx context.Context, work *taken, who card.Target, place inventory.Place) again {
 	began := time.Now()
 	a := &attempt{s: s, work: work, who: who, place: place}
+	if work.Card.Management == store.ES10c {
+		return a.plain(ctx)
+	}
 	a.step(map[bool]string{false: string(store.Authenticating), true: "recovering"}[work.Request.SentAt != nil],
 		map[string]any{"reader": place.Name, "reader_id": place.ID})
 	told := time.AfterFunc(slow, func() { a.tell(ctx) })
@@ -101,6 +105,7 @@ type attempt struct {
 	who   card.Target
 	place inventory.Place
 	cmd   card.Command
+	read  *store.CardState // what was read of a plain eUICC before anything was sent
 
 	mu    sync.Mutex
 	steps []store.Event // that are not written yet
@@ -153,11 +158,7 @@ func (a *attempt) send(ctx context.Context) (card.Report, error) {
 	if err != nil {
 		return rep, err
 	}
-	defer func() {
-		if err := conn.Close(); err != nil {
-			a.s.Log.Debug("reader not closed cleanly", "reader", a.place.Name, "error", err)
-		}
-	}()
+	defer a.s.disconnect(conn, a.place)
 	ch := apdu.BasicChannel(conn)
 	if !rep.Sent {
 		if _, err := card.Select(ctx, ch); err != nil {
@@ -171,7 +172,8 @@ func (a *attempt) send(ctx context.Context) (card.Report, error) {
 	}
 	t := card.Attempt{Command: a.cmd, Sent: rep.Sent, Recorded: a.work.Card.EventCounter}
 	t.BeforeSend = func(ctx context.Context) error {
-		if err := a.mark(ctx, t.Sent); err != nil {
+		detail := map[string]any{"suite": a.who.Suite.String(), "event_counter": a.cmd.Counter}
+		if err := a.mark(ctx, t.Sent, detail); err != nil {
 			return fmt.Errorf("%w: %w", errInternal, err)
 		}
 		return nil
@@ -180,9 +182,9 @@ func (a *attempt) send(ctx context.Context) (card.Report, error) {
 }
 
 // mark writes that the command is about to go out.
-func (a *attempt) mark(ctx context.Context, again bool) error {
+func (a *attempt) mark(ctx context.Context, again bool, detail map[string]any) error {
 	defer a.s.hub.publish(a.work.Request.ID)
-	step := store.Event{Kind: string(store.Sending), Detail: map[string]any{"suite": a.who.Suite.String(), "event_counter": a.cmd.Counter}}
+	step := store.Event{Kind: string(store.Sending), Detail: detail}
 	if again {
 		step.Detail["again"] = true
 		return a.s.Store.Again(ctx, a.work.Claim, a.work.Request.ID, a.take(step)...)
@@ -377,6 +379,9 @@ var sentences = []struct {
 	{apdu.ErrTransport, "the reader failed"},
 	{card.ErrUnverified, card.ErrUnverified.Error()},
 	{card.ErrMalformed, "the card's answer is malformed"},
+	{es10.ErrMalformed, "the card's answer is malformed"},
+	{es10.ErrAnotherCard, "the reader has another card"},
+	{errApplet, errApplet.Error()},
 	{apdu.ErrMalformed, "the card's answer is malformed"},
 	{context.DeadlineExceeded, "the attempt took too long"},
 	{context.Canceled, "the server ends"},
@@ -388,6 +393,7 @@ var sentences = []struct {
 func text(err error) string {
 	var auth *card.AuthError
 	var refused *apdu.Error
+	var code *es10.Error
 	switch {
 	case err == nil:
 		return "no answer"
@@ -395,6 +401,8 @@ func text(err error) string {
 		return auth.Error()
 	case errors.As(err, &refused):
 		return refused.Error()
+	case errors.As(err, &code):
+		return code.Error()
 	}
 	for _, s := range sentences {
 		if errors.Is(err, s.err) {
@@ -409,21 +417,23 @@ func text(err error) string {
 func blame(err error) again {
 	var auth *card.AuthError
 	var refused *apdu.Error
+	var code *es10.Error
 	switch {
-	case errors.As(err, &auth), errors.As(err, &refused), errors.Is(err, card.ErrMalformed), errors.Is(err, apdu.ErrMalformed):
+	case errors.As(err, &auth), errors.As(err, &refused), errors.As(err, &code), errors.Is(err, card.ErrMalformed), errors.Is(err, apdu.ErrMalformed),
+		errors.Is(err, es10.ErrMalformed), errors.Is(err, es10.ErrAnotherCard), errors.Is(err, errApplet):
 		return later
 	}
 	return soon
 }
 
-// settle reads a card's state in a session of its own.
+// settle reads a card's state, on a connection of its own.
 func (s *Server) settle(ctx context.Context, work *taken, who card.Target, place inventory.Place) again {
-	status, err := s.status(ctx, who, place)
+	state, err := s.state(ctx, work.Card, who, place)
 	if err == nil {
 		s.trust(suspect{work.Card.EID, place})
 		record, cancel := s.recording()
 		defer cancel()
-		if err = s.Store.RecordCard(record, work.Claim, *statusOf(status)); err == nil {
+		if err = s.Store.RecordCard(record, work.Claim, *state); err == nil {
 			return more
 		}
 	}
@@ -437,16 +447,23 @@ func (s *Server) settle(ctx context.Context, work *taken, who card.Target, place
 	return blame(err)
 }
 
-func (s *Server) status(ctx context.Context, who card.Target, place inventory.Place) (*card.Status, error) {
+// disconnect closes a card's connection.
+func (s *Server) disconnect(conn apdu.Conn, place inventory.Place) {
+	if err := conn.Close(); err != nil {
+		s.Log.Debug("reader not closed cleanly", "reader", place.Name, "error", err)
+	}
+}
+
+// state reads a card's state: in an authenticated session, or of a plain eUICC.
+func (s *Server) state(ctx context.Context, c *store.Card, who card.Target, place inventory.Place) (*store.CardState, error) {
 	conn, err := s.Inventory.Open(ctx, place)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err := conn.Close(); err != nil {
-			s.Log.Debug("reader not closed cleanly", "reader", place.Name, "error", err)
-		}
-	}()
+	defer s.disconnect(conn, place)
+	if c.Management == store.ES10c {
+		return readPlain(ctx, conn, c, false)
+	}
 	ch := apdu.BasicChannel(conn)
 	if _, err := card.Select(ctx, ch); err != nil {
 		return nil, err
@@ -455,5 +472,9 @@ func (s *Server) status(ctx context.Context, who card.Target, place inventory.Pl
 	if err != nil {
 		return nil, err
 	}
-	return session.Status(ctx)
+	status, err := session.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return statusOf(status), nil
 }

@@ -19,68 +19,80 @@ var (
 	// ErrForbidden says that an operator is known and may not do this.
 	ErrForbidden = errors.New("not allowed")
 	// ErrOtherKeys says that an EID is registered with other keys, suites or
-	// policy.
-	ErrOtherKeys = errors.New("this EID is registered with other keys; ask the server's administrator")
+	// policy, or without any as a plain eUICC.
+	ErrOtherKeys = errors.New("this EID is registered with other keys, or as a card of the other kind; ask the server's administrator")
 )
 
 // RegisterCard registers the card of a card record file (docs/protocol.md §9)
 // in the name of an operator, which must own one of its profiles, and vouches
-// for the card's keys. Each operator that acts on a card registers it; what the
+// for the card's keys; or a plain eUICC (card.PlainRecord), which has none. Each operator that acts on a card registers it; what the
 // first one's record says of the card's state stands until the card is asked.
 // fresh says that this operator had not registered it. The error matches
 // ErrInvalid, ErrForbidden or ErrOtherKeys.
 func (s *Server) RegisterCard(ctx context.Context, op store.Operator, record []byte) (c *store.Card, fresh bool, err error) {
-	r, err := card.ParseRecord(record)
+	reg, err := registration(record)
 	if err != nil {
 		return nil, false, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	if !slices.ContainsFunc(r.Profiles, func(p card.Profile) bool { return p.Owner == op.MCCMNC }) {
+	if !slices.ContainsFunc(reg.Profiles, func(p store.Profile) bool { return p.Owner == op.MCCMNC }) {
 		return nil, false, fmt.Errorf("%w: none of the card's profiles is of operator %s", ErrForbidden, op.MCCMNC)
 	}
 	fresh = true
-	err = s.addCard(ctx, op, r)
+	err = s.Store.RegisterCard(ctx, op.ID, reg)
 	if errors.Is(err, store.ErrExists) {
-		fresh, err = s.vouch(ctx, op, r)
+		fresh, err = s.vouch(ctx, op, reg)
 	}
 	if err != nil {
 		return nil, false, err
 	}
 	if fresh {
-		s.Log.Info("card registered", "eid", r.EID, "operator", op.Name)
-		s.kick(r.EID, nil, false)
+		s.Log.Info("card registered", "eid", reg.EID, "operator", op.Name, "management", reg.Management)
+		s.kick(reg.EID, nil, false)
 	}
-	c, err = s.Card(ctx, op, r.EID)
+	c, err = s.Card(ctx, op, reg.EID)
 	return c, fresh, err
 }
 
-func (s *Server) addCard(ctx context.Context, op store.Operator, r *card.Record) (err error) {
-	c := store.Card{EID: r.EID, Management: store.Applet, EventCounter: r.EventCounter}
-	for _, p := range r.Profiles {
+// registration is the card of a card record file, or of the record of a plain
+// eUICC, as it is to be recorded.
+func registration(record []byte) (c store.Card, err error) {
+	var profiles []card.Profile
+	if card.IsPlainRecord(record) {
+		r, err := card.ParsePlainRecord(record)
+		if err != nil {
+			return c, err
+		}
+		c, profiles = store.Card{EID: r.EID, Management: store.ES10c}, r.Profiles
+	} else {
+		r, err := card.ParseRecord(record)
+		if err != nil {
+			return c, err
+		}
+		c, profiles = store.Card{EID: r.EID, Management: store.Applet, EventCounter: r.EventCounter}, r.Profiles
+		if c.PublicKeys, err = keysOf(r); err != nil {
+			return c, err
+		}
+	}
+	for _, p := range profiles {
 		out := profileOf(p)
 		out.DisableAllowed = true
 		c.Profiles = append(c.Profiles, out)
 	}
-	if c.PublicKeys, err = keysOf(r); err != nil {
-		return err
-	}
-	return s.Store.RegisterCard(ctx, op.ID, c)
+	return c, nil
 }
 
 // vouch registers a card that is registered already in the name of another
-// operator. What it is compared with never changes.
-func (s *Server) vouch(ctx context.Context, op store.Operator, r *card.Record) (fresh bool, err error) {
-	c, err := s.Store.Card(ctx, r.EID, op.ID)
+// operator. What it is compared with never changes: a card that has keys does
+// not become one without, nor the other way round.
+func (s *Server) vouch(ctx context.Context, op store.Operator, reg store.Card) (fresh bool, err error) {
+	c, err := s.Store.Card(ctx, reg.EID, op.ID)
 	if err != nil {
 		return false, err
 	}
-	keys, err := keysOf(r)
-	if err != nil {
-		return false, err
-	}
-	if !bytes.Equal(keys, c.PublicKeys) {
+	if c.Management != reg.Management || !bytes.Equal(reg.PublicKeys, c.PublicKeys) {
 		return false, ErrOtherKeys
 	}
-	fresh, err = s.Store.Vouch(ctx, op, r.EID)
+	fresh, err = s.Store.Vouch(ctx, op, reg.EID)
 	if errors.Is(err, store.ErrNotFound) {
 		err = fmt.Errorf("%w: none of the card's profiles, as they are recorded, is of operator %s", ErrForbidden, op.MCCMNC)
 	}
@@ -113,8 +125,11 @@ func profileState(s card.State) store.ProfileState {
 	return store.Disabled
 }
 
-// target is who has to prove to be the card.
+// target is who has to prove to be the card; nobody, of a plain eUICC.
 func target(c *store.Card) (card.Target, error) {
+	if c.Management == store.ES10c {
+		return card.Target{}, nil
+	}
 	r, err := card.ParseRecord(c.PublicKeys)
 	if err != nil {
 		return card.Target{}, fmt.Errorf("keys of card %s: %w", c.EID, err)

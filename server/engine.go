@@ -248,8 +248,11 @@ func (s *Server) step(ctx context.Context, r *runner, readers []inventory.Place)
 func (s *Server) claim(ctx context.Context, eid id.EID) (*taken, error) {
 	if seen, ok := s.hint(eid); ok {
 		c, err := s.Store.Card(ctx, eid, 0)
-		if err == nil && seen != c.EventCounter && !c.Unsettled {
+		if err == nil && !c.Unsettled && changed(c, seen) {
 			why := store.Event{Kind: "card unsettled", Internal: true, Detail: map[string]any{"event_counter": seen}}
+			if c.Management == store.ES10c {
+				why.Detail = map[string]any{"management": store.ES10c}
+			}
 			err = s.Store.Unsettle(ctx, eid, why)
 		}
 		if err != nil {
@@ -264,6 +267,15 @@ func (s *Server) claim(ctx context.Context, eid id.EID) (*taken, error) {
 	return &taken{Work: work, since: since}, err
 }
 
+// changed reports whether a card that appears may be in another state than the
+// recorded one. A plain eUICC counts no events: it may be whenever it appears.
+func changed(c *store.Card, seen *uint32) bool {
+	if c.Management == store.ES10c {
+		return true
+	}
+	return seen != nil && *seen != c.EventCounter
+}
+
 // release gives a claim back early; one that is not passes by itself.
 func (s *Server) release(c store.Claim) {
 	ctx, cancel := s.recording()
@@ -273,8 +285,9 @@ func (s *Server) release(c store.Claim) {
 	}
 }
 
-// hint is the event counter that a card gave when it appeared, once.
-func (s *Server) hint(eid id.EID) (counter uint32, ok bool) {
+// hint is the event counter that a card gave when it appeared, once; nil of one
+// that looks like a plain eUICC.
+func (s *Server) hint(eid id.EID) (counter *uint32, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	counter, ok = s.hints[eid]
@@ -283,7 +296,7 @@ func (s *Server) hint(eid id.EID) (counter uint32, ok bool) {
 }
 
 // unhinted keeps a hint for the next time, unless there is a newer one.
-func (s *Server) unhinted(eid id.EID, counter uint32) {
+func (s *Server) unhinted(eid id.EID, counter *uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, newer := s.hints[eid]; !newer {

@@ -41,6 +41,9 @@ func (s *Server) verdict(a ask, m *store.Moment) store.Verdict {
 // judge holds a request against both for the last time before its command goes
 // out.
 func (a *attempt) judge(m *store.Moment, r *store.Request) store.Verdict {
+	if a.read != nil {
+		m.Card = m.Card.As(*a.read, m.Now)
+	}
 	s, set := a.s, a.s.Rules()
 	limits := limitsOf(set, r.MCCMNC, m.Guard)
 	v, d := evaluate(set, askOf(a.work.Asker, r), m, limits)

@@ -22,6 +22,9 @@ func AddOperator(ctx context.Context, s *store.Store, name string, mccmnc id.MCC
 	if err := checkText("an operator's name", name, maxName); err != nil {
 		return store.Operator{}, "", err
 	}
+	if mccmnc == (id.MCCMNC{}) {
+		return store.Operator{}, "", fmt.Errorf("%w: MCCMNC %s is no network's: profiles of which nobody says whose they are have it", ErrInvalid, mccmnc)
+	}
 	return withToken(s, user, roles, opts, func(u store.User, g store.Grant) (store.Operator, error) {
 		return s.AddOperator(ctx, name, mccmnc, u, g)
 	})

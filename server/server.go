@@ -97,7 +97,7 @@ type Server struct {
 	work     context.Context // of attempts; ends Drain after ctx
 	runners  map[id.EID]*runner
 	mistrust map[suspect]mistrust
-	hints    map[id.EID]uint32 // event counters that cards gave in the clear when they appeared
+	hints    map[id.EID]*uint32 // event counters that cards gave in the clear when they appeared; nil of a plain eUICC
 	leases   map[*lease]struct{}
 }
 
@@ -143,10 +143,10 @@ func New(c Config) (*Server, error) {
 	s := &Server{
 		Config: c, hub: newHub[id.RequestID](), looked: newHub[id.EID](),
 		started: make(chan struct{}), ending: make(chan struct{}), places: make(chan struct{}, c.Workers),
-		runners: map[id.EID]*runner{}, mistrust: map[suspect]mistrust{}, hints: map[id.EID]uint32{}, leases: map[*lease]struct{}{},
+		runners: map[id.EID]*runner{}, mistrust: map[suspect]mistrust{}, hints: map[id.EID]*uint32{}, leases: map[*lease]struct{}{},
 		self: store.Server{Name: uuid.NewString(), Lease: c.Lease},
 	}
-	c.Inventory.Notify(func(eid id.EID, counter uint32) {
+	c.Inventory.Notify(func(eid id.EID, counter *uint32) {
 		s.mu.Lock()
 		s.hints[eid] = counter
 		s.mu.Unlock()

@@ -115,8 +115,11 @@ func New(tb testing.TB, opts ...Option) *Sim {
 	}
 	record, err := im.Record()
 	must(err)
-	registered, err := card.ParseRecord(record)
-	must(err)
+	registered := &card.Record{EID: im.EID} // a plain eUICC has no keys
+	if !card.IsPlainRecord(record) {
+		registered, err = card.ParseRecord(record)
+		must(err)
+	}
 	all := []appletsim.Option{appletsim.OnFault(logTo(tb))}
 	if r.keys != nil {
 		all = append(all, appletsim.WithKeys(*r.keys))
@@ -152,7 +155,7 @@ func logTo(tb testing.TB) func(fault.Strike) {
 // Terminal is the server's side, with the server's keys.
 func (s *Sim) Terminal() *card.Terminal { return s.terminal }
 
-// Target is the card as its record has it.
+// Target is the card as its record has it. A plain eUICC has no keys.
 func (s *Sim) Target() card.Target { return s.target }
 
 // Open connects to the card; it waits for one that is away.

@@ -134,6 +134,9 @@ func (c *Change) attempt(ctx context.Context, conn apdu.Conn, rep *Report) error
 		return fmt.Errorf("es10: %s was sent, and it is not said for which profile", c.Op)
 	}
 	e, err := c.look(ctx, conn, rep)
+	if err == nil && rep.ICCID == nil && c.Op != OpMemoryReset {
+		rep.ICCID, err = c.choose(rep.Before)
+	}
 	if err == nil && c.Sent && c.reached(rep, rep.Before) {
 		rep.After, rep.Outcome = rep.Before, card.OutcomeDone
 		return leave(ctx, e, nil)
@@ -164,11 +167,24 @@ func leave(ctx context.Context, e *EUICC, err error) error {
 	return err
 }
 
-// look opens the ISD-R and reads what there is. The EUICC is there with an error
-// too, once it was opened.
+// Read lists the profiles of the eUICC that has an EID, after a reset where reset
+// says so: what came of a change that was sent is what is read then.
+func Read(ctx context.Context, conn apdu.Conn, eid id.EID, reset bool) ([]Profile, error) {
+	c, rep := Change{EID: &eid, Sent: reset}, Report{}
+	e, err := c.look(ctx, conn, &rep)
+	return rep.Before, leave(ctx, e, err)
+}
+
+// look opens the ISD-R and reads what there is; after a reset, where that may be
+// what came of the change. The EUICC is there with an error too, once it was
+// opened.
 func (c *Change) look(ctx context.Context, conn apdu.Conn, rep *Report) (*EUICC, error) {
-	e, eid, err := c.open(ctx, conn)
-	if errors.Is(err, apdu.SWConditionsNotSatisfied) { // it may want a reset first
+	open := c.open
+	if c.Sent {
+		open = c.reopen
+	}
+	e, eid, err := open(ctx, conn)
+	if !c.Sent && errors.Is(err, apdu.SWConditionsNotSatisfied) { // it may want a reset first
 		e, eid, err = c.reopen(ctx, conn)
 	}
 	if err != nil {
@@ -176,14 +192,9 @@ func (c *Change) look(ctx context.Context, conn apdu.Conn, rep *Report) (*EUICC,
 	}
 	rep.EID, rep.ISDR = &eid, e.AID()
 	if c.EID != nil && *c.EID != eid {
-		return e, fmt.Errorf("es10: the card's EID is %s, %s wanted", eid, c.EID)
+		return e, fmt.Errorf("%w: the card's EID is %s, %s wanted", ErrAnotherCard, eid, c.EID)
 	}
-	if rep.Before, err = e.Profiles(ctx); err != nil {
-		return e, err
-	}
-	if rep.ICCID == nil && c.Op != OpMemoryReset {
-		rep.ICCID, err = c.choose(rep.Before)
-	}
+	rep.Before, err = e.Profiles(ctx)
 	return e, err
 }
 
@@ -278,7 +289,7 @@ func (c *Change) readAgain(ctx context.Context, conn apdu.Conn, rep *Report) err
 		return err
 	}
 	if eid != *rep.EID {
-		return fmt.Errorf("es10: the card's EID is %s now, and was %s", eid, rep.EID)
+		return fmt.Errorf("%w: the card's EID is %s now, and was %s", ErrAnotherCard, eid, rep.EID)
 	}
 	if rep.After, err = e.Profiles(ctx); err != nil {
 		return err

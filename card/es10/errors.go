@@ -11,6 +11,9 @@ import (
 // has an AID of its own.
 var ErrNoISDR = errors.New("es10: no ISD-R: not an eUICC")
 
+// ErrAnotherCard says that the card has another EID than the one that is meant.
+var ErrAnotherCard = errors.New("es10: another card")
+
 // ErrMalformed is matched by every error that says an answer is not of the form
 // that SGP.22 gives it.
 var ErrMalformed = errors.New("es10: malformed answer")

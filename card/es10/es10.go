@@ -71,9 +71,8 @@ func Open(ctx context.Context, t apdu.Transmitter, o Options) (*EUICC, error) {
 		return nil, fmt.Errorf("es10: segments of %d bytes, 1 to %d wanted", o.Segment, apdu.MaxShortData)
 	}
 	basic := apdu.BasicChannel(t)
-	// Its answer does not matter: cards that need it take it.
-	if _, _, err := basic.Transmit(ctx, apdu.Command{CLA: claGlobalPlatform, INS: insTerminalCapability, Data: terminalCapability}); err != nil {
-		return nil, fmt.Errorf("TERMINAL CAPABILITY: %w", err)
+	if err := capable(ctx, basic); err != nil {
+		return nil, err
 	}
 	ch, err := basic.Open(ctx)
 	var refused *apdu.Error
@@ -88,6 +87,50 @@ func Open(ctx context.Context, t apdu.Transmitter, o Options) (*EUICC, error) {
 		return nil, errors.Join(err, closeUnless(ctx, err, ch))
 	}
 	return e, nil
+}
+
+// capable sends TERMINAL CAPABILITY. Its answer does not matter: cards that need it
+// take it.
+func capable(ctx context.Context, basic *apdu.Channel) error {
+	if _, _, err := basic.Transmit(ctx, apdu.Command{CLA: claGlobalPlatform, INS: insTerminalCapability, Data: terminalCapability}); err != nil {
+		return fmt.Errorf("TERMINAL CAPABILITY: %w", err)
+	}
+	return nil
+}
+
+// Identify reads the EID of a card that may be an eUICC, or any other card, on a
+// channel that the caller opened and closes. It changes nothing: a card without
+// an ISD-R gets SELECTs, and TERMINAL CAPABILITY on the basic channel only where
+// it is a UICC, which may hide one until then. The error matches ErrNoISDR where
+// it is none.
+func Identify(ctx context.Context, t apdu.Transmitter, ch *apdu.Channel) (id.EID, error) {
+	e := &EUICC{channel: ch, segment: apdu.MaxShortData}
+	err := e.selectFirst(ctx, ISDRs)
+	if errors.Is(err, ErrNoISDR) {
+		uicc, merr := isUICC(ctx, ch)
+		switch {
+		case merr != nil:
+			err = merr
+		case uicc:
+			if err = capable(ctx, apdu.BasicChannel(t)); err == nil {
+				err = e.selectFirst(ctx, ISDRs)
+			}
+		}
+	}
+	if err != nil {
+		return id.EID{}, err
+	}
+	return e.EID(ctx)
+}
+
+// isUICC reports whether the card answers SELECT of the MF with an FCP template
+// (ETSI TS 102 221 §11.1.1.3).
+func isUICC(ctx context.Context, ch *apdu.Channel) (bool, error) {
+	fcp, sw, err := ch.Transmit(ctx, apdu.Command{INS: insSelect, P2: 0x04, Data: []byte{0x3F, 0x00}, Ne: apdu.MaxShortNe})
+	if err != nil {
+		return false, fmt.Errorf("SELECT MF: %w", err)
+	}
+	return done(sw) && len(fcp) > 0 && fcp[0] == 0x62, nil
 }
 
 // closeUnless closes a channel that is not needed, unless it was the transport

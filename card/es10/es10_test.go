@@ -237,6 +237,10 @@ func TestBounds(t *testing.T) {
 	one := unhexed(list(wholeICCID + enabled))[5:]
 	profiles := func(n int) []byte {
 		in := bytes.Repeat(one, n)
+		for i := range n { // ICCIDs of their own
+			in[i*len(one)+11] = byte(i)/10<<4 | byte(i)%10
+			in[i*len(one)+10] = byte(i / 100)
+		}
 		out := append([]byte{0xA0, 0x82, byte(len(in) >> 8), byte(len(in))}, in...)
 		return append([]byte{0xBF, 0x2D, 0x82, byte(len(out) >> 8), byte(len(out))}, out...)
 	}
@@ -245,6 +249,10 @@ func TestBounds(t *testing.T) {
 	assert.Len(t, got, maxProfiles)
 	_, err = parseProfiles(profiles(maxProfiles + 1))
 	assert.ErrorContains(t, err, "more than 128 profiles")
+	twice := profiles(30)
+	copy(twice[len(twice)-len(one):], twice[len(twice)-2*len(one):])
+	_, err = parseProfiles(twice)
+	assert.ErrorContains(t, err, "twice")
 }
 
 // Members that a later version has are left out; icons are the usual one.

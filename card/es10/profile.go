@@ -120,6 +120,9 @@ func parseProfiles(b []byte) ([]Profile, error) {
 		if err != nil {
 			return nil, fmt.Errorf("profile %d: %w", len(profiles)+1, err)
 		}
+		if _, twice := find(profiles, p.ICCID); twice {
+			return nil, fmt.Errorf("profile %s twice", p.ICCID)
+		}
 		profiles = append(profiles, p)
 	}
 	return profiles, nil

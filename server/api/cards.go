@@ -3,6 +3,8 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"reflect"
 	"time"
@@ -17,11 +19,27 @@ import (
 // registered with.
 type CardRecord struct {
 	EID          string          `json:"eid" minLength:"32" maxLength:"32" pattern:"^[0-9]{32}$" doc:"EID, 32 digits"`
-	Keys         PublicKeys      `json:"keys"`
-	Suites       []int           `json:"suites" minItems:"1" maxItems:"2" nullable:"false" doc:"1 and 3, as the card has them"`
+	Management   string          `json:"management,omitempty" enum:"applet,es10c" doc:"es10c: a plain eUICC, without the management applet; it has no keys, suites and policy, and of its profiles iccid and mccmnc are enough"`
+	Keys         *PublicKeys     `json:"keys,omitempty" doc:"Of the management applet"`
+	Suites       []int           `json:"suites,omitempty" minItems:"1" maxItems:"2" nullable:"false" doc:"1 and 3, as the applet has them"`
 	Policy       *CardPolicy     `json:"policy,omitempty"`
 	Profiles     []RecordProfile `json:"profiles" maxItems:"64" nullable:"false"`
 	EventCounter uint32          `json:"event_counter,omitempty" format:"int64" maximum:"4294967295"`
+}
+
+// file is the record as a file. The error is a Problem.
+func (r CardRecord) file() ([]byte, error) {
+	if r.Management == string(store.Applet) {
+		r.Management = "" // card record files need not say so
+	}
+	if r.Management == "" {
+		for i, p := range r.Profiles {
+			if p.State == "" || p.Class == "" {
+				return nil, located(errors.New("state and class are needed"), fmt.Sprintf("body.profiles[%d]", i))
+			}
+		}
+	}
+	return json.Marshal(r)
 }
 
 // PublicKeys is a card's public key set, as PKIX PEM.
@@ -39,8 +57,8 @@ type CardPolicy struct {
 type RecordProfile struct {
 	ICCID    string `json:"iccid" minLength:"18" maxLength:"20" pattern:"^[0-9A-Ea-e]+$" doc:"ICCID, 18 to 20 digits"`
 	MCCMNC   string `json:"mccmnc" minLength:"5" maxLength:"6" pattern:"^[0-9]+$" doc:"The owner, MCC and MNC"`
-	State    string `json:"state" enum:"enabled,disabled"`
-	Class    string `json:"class" enum:"test,provisioning,operational"`
+	State    string `json:"state,omitempty" enum:"enabled,disabled" doc:"Left out of a plain eUICC's alone, which is read"`
+	Class    string `json:"class,omitempty" enum:"test,provisioning,operational" doc:"As state"`
 	Provider string `json:"provider,omitempty" maxLength:"128"`
 	Name     string `json:"name,omitempty" maxLength:"128"`
 	PPR1     bool   `json:"ppr1,omitempty" doc:"The card does not allow that it is disabled"`
@@ -51,9 +69,10 @@ type RecordProfile struct {
 // Card is a card's record, with those of its profiles that are the operator's.
 type Card struct {
 	EID          string          `json:"eid"`
-	EventCounter uint32          `json:"event_counter" format:"int64" doc:"As last recorded"`
+	Management   string          `json:"management" enum:"applet,es10c" doc:"es10c: a plain eUICC; nothing that it says is authenticated or signed"`
+	EventCounter uint32          `json:"event_counter" format:"int64" doc:"As last recorded; 0 for a plain eUICC, which counts none"`
 	Unsettled    bool            `json:"unsettled,omitempty" doc:"The state is about to be read from the card"`
-	Record       json.RawMessage `json:"record" doc:"Public keys, suites and policy that the card was registered with, as a card record without profiles"`
+	Record       json.RawMessage `json:"record,omitempty" doc:"Public keys, suites and policy that the card was registered with, as a card record without profiles"`
 	Profiles     []Profile       `json:"profiles" nullable:"false"`
 	Groups       []string        `json:"groups,omitempty" doc:"In which the guard counts the card for the operator"`
 	RegisteredAt time.Time       `json:"registered_at"`
@@ -81,7 +100,7 @@ type ProfilePolicy struct {
 
 func cardOf(c *store.Card) Card {
 	out := Card{
-		EID: c.EID.String(), EventCounter: c.EventCounter, Unsettled: c.Unsettled, Record: c.PublicKeys,
+		EID: c.EID.String(), Management: string(c.Management), EventCounter: c.EventCounter, Unsettled: c.Unsettled, Record: c.PublicKeys,
 		Profiles: []Profile{}, Groups: c.Groups, RegisteredAt: c.RegisteredAt, UpdatedAt: c.UpdatedAt,
 	}
 	for _, p := range c.Profiles {
@@ -126,16 +145,17 @@ func (a *API) registerCards() {
 		OperationID: "register-card", Method: http.MethodPost, Path: "/v1/cards", DefaultStatus: http.StatusCreated,
 		Summary: "Register a card",
 		Description: "The operator must own one of the card's profiles. Each operator that acts on a card registers it, and so vouches for its keys: " +
-			"with other keys, suites or policy than those on file it is refused (409). 201: registered; 200: this operator had registered it already.",
+			"with other keys, suites or policy than those on file it is refused (409). A plain eUICC is registered with management es10c; " +
+			"nothing is done to it unless the management rules allow it by name. 201: registered; 200: this operator had registered it already.",
 		Errors: []int{http.StatusBadRequest, http.StatusForbidden, http.StatusConflict},
 		Responses: map[string]*huma.Response{"200": {
 			Description: "Registered by this operator already",
 			Content:     map[string]*huma.MediaType{"application/json": {Schema: a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Card](), true, "")}},
 		}},
 	}), func(ctx context.Context, in *struct{ Body CardRecord }) (*registeredReply, error) {
-		record, err := json.Marshal(in.Body)
+		record, err := in.Body.file()
 		if err != nil {
-			return nil, a.problem(ctx, err)
+			return nil, err
 		}
 		c, fresh, err := a.server.RegisterCard(ctx, operator(ctx), record)
 		if err != nil {

@@ -42,10 +42,11 @@ type Deactivation struct {
 	CreatedAt        time.Time  `json:"created_at"`
 	UpdatedAt        time.Time  `json:"updated_at"`
 	SentAt           *time.Time `json:"sent_at,omitempty" doc:"From here on a command may be on its way: the deadline ends nothing any more"`
+	How              string     `json:"how,omitempty" enum:"applet,es10c" doc:"How it was sent. applet: authenticated both ways, and answered with a signed receipt. es10c, to a plain eUICC: not authenticated, not signed; the outcome is what was read back after a reset"`
 	FinishedAt       *time.Time `json:"finished_at,omitempty"`
 	Detail           string     `json:"detail,omitempty"`
 	Refusal          *Refusal   `json:"refusal,omitempty" doc:"Of a management rule, or of a second user (four-eyes): no card was touched"`
-	Answer           *Answer    `json:"answer,omitempty" doc:"Of the card, verified by the server"`
+	Answer           *Answer    `json:"answer,omitempty" doc:"Of the card, verified by the server; there is none where how is es10c"`
 }
 
 // Refusal is a management rule's.
@@ -76,7 +77,7 @@ func deactivationOf(r store.Request, asked, approved string) Deactivation {
 	d := Deactivation{
 		ID: r.ID.String(), EID: r.EID.String(), MCCMNC: r.MCCMNC.String(), Reason: int(r.Reason), State: string(r.State),
 		Finished: r.FinishedAt != nil, Deadline: r.Deadline, CreatedAt: r.CreatedAt, UpdatedAt: r.UpdatedAt,
-		SentAt: r.SentAt, FinishedAt: r.FinishedAt, Detail: r.Detail,
+		SentAt: r.SentAt, How: string(r.How), FinishedAt: r.FinishedAt, Detail: r.Detail,
 		LeaveUnconnected: r.LeaveUnconnected, User: asked, HeldWhy: r.HeldWhy, ApprovedBy: approved, ApprovedAt: r.ApprovedAt,
 	}
 	if r.ICCID != nil {

@@ -17,6 +17,8 @@ type Reader struct {
 	Name string `json:"name"`
 	Card bool   `json:"card" doc:"A card is in it"`
 	EID  string `json:"eid,omitempty" doc:"As the card claims it, where the operator registered that card and owns a profile of it"`
+	// Plain is the card's own word too.
+	Plain bool `json:"plain,omitempty" doc:"With eid: the card shows an ISD-R and no management applet"`
 }
 
 // ReaderList is all readers of the server.
@@ -48,7 +50,7 @@ func (a *API) registerOperations() {
 		for _, e := range list {
 			r := Reader{Name: e.Reader, Card: e.Card}
 			if e.EID != nil {
-				r.EID = e.EID.String()
+				r.EID, r.Plain = e.EID.String(), e.Plain
 			}
 			out.Readers = append(out.Readers, r)
 		}

@@ -16,7 +16,7 @@ func Example() {
 	readers.Insert("reader 1", servertest.Card(servertest.Image(1)), nil)
 	inv := inventory.New(readers, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	seen := make(chan id.EID)
-	inv.Notify(func(eid id.EID, _ uint32) { seen <- eid })
+	inv.Notify(func(eid id.EID, _ *uint32) { seen <- eid })
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- inv.Run(ctx) }()

@@ -1,8 +1,10 @@
 // Package inventory knows which EID is in which reader now.
 //
-// It reads the EID of every card that appears. An EID is read in the clear, so
+// It reads the EID of every card that appears: of the management applet, and where
+// a card has none, of its ISD-R, by ES10. An EID is read in the clear, so
 // it is a hint: several readers may claim the same one, and only authentication
-// tells which of them, if any, has the card.
+// tells which of them, if any, has the card. That a card is a plain eUICC is one
+// too: how it is managed is for its record to say.
 package inventory
 
 import (
@@ -18,6 +20,7 @@ import (
 
 	"github.com/cardbridge/cardbridge/apdu"
 	"github.com/cardbridge/cardbridge/card"
+	"github.com/cardbridge/cardbridge/card/es10"
 	"github.com/cardbridge/cardbridge/card/id"
 	"github.com/cardbridge/cardbridge/pcsc/reader"
 )
@@ -40,13 +43,16 @@ type Inventory struct {
 	mu       sync.Mutex
 	slots    map[string]*slot
 	claims   map[id.EID][]*slot // the slots whose card claims an EID
-	appeared func(id.EID, uint32)
+	appeared func(id.EID, *uint32)
 	reading  sync.WaitGroup
 }
 
 // Place is where a card is. The name opens it and may come to mean another
 // reader; ID is the reader's own (reader.Reader.ID).
-type Place struct{ Name, ID string }
+type Place struct {
+	Name, ID string
+	Plain    bool // the card shows an ISD-R and no management applet
+}
 
 // slot is one reader.
 type slot struct {
@@ -61,13 +67,13 @@ type slot struct {
 
 // New makes an inventory of a source's readers.
 func New(source reader.Source, log *slog.Logger) *Inventory {
-	return &Inventory{source: source, log: log, slots: map[string]*slot{}, claims: map[id.EID][]*slot{}, appeared: func(id.EID, uint32) {}}
+	return &Inventory{source: source, log: log, slots: map[string]*slot{}, claims: map[id.EID][]*slot{}, appeared: func(id.EID, *uint32) {}}
 }
 
 // Notify sets the function that is called whenever a card's EID becomes known,
-// with its event counter: like the EID a hint. It must not block. It is set
-// before Run.
-func (inv *Inventory) Notify(appeared func(eid id.EID, counter uint32)) { inv.appeared = appeared }
+// with its event counter: like the EID a hint, and nil where a plain eUICC has
+// none. It must not block. It is set before Run.
+func (inv *Inventory) Notify(appeared func(eid id.EID, counter *uint32)) { inv.appeared = appeared }
 
 // Run watches the readers until ctx ends and returns ctx's error.
 func (inv *Inventory) Run(ctx context.Context) error {
@@ -86,7 +92,7 @@ func (inv *Inventory) event(ctx context.Context, e reader.Event) {
 	defer inv.mu.Unlock()
 	s := inv.slots[e.Reader.Name]
 	if s == nil {
-		s = &slot{Place: Place{e.Reader.Name, e.Reader.ID}, hold: make(chan struct{}, 1)}
+		s = &slot{Place: Place{Name: e.Reader.Name, ID: e.Reader.ID}, hold: make(chan struct{}, 1)}
 		inv.slots[s.Name] = s
 	}
 	inv.forget(s)
@@ -116,7 +122,7 @@ func (inv *Inventory) forget(s *slot) {
 			delete(inv.claims, s.eid)
 		}
 	}
-	s.card, s.known, s.eid = false, false, id.EID{}
+	s.card, s.known, s.eid, s.Plain = false, false, id.EID{}, false
 }
 
 // identify reads the EID of the card in s until it is known or ctx ends.
@@ -124,14 +130,19 @@ func (inv *Inventory) identify(ctx context.Context, s *slot) {
 	wait, refusals, warned := minBackoff, 0, false
 	for {
 		var eid id.EID
-		var counter uint32
-		err := inv.read(ctx, s, func(ctx context.Context, ch *apdu.Channel) (err error) {
-			if eid, err = card.ReadEID(ctx, ch); err != nil {
+		var counter *uint32
+		err := inv.read(ctx, s, func(ctx context.Context, conn apdu.Conn, ch *apdu.Channel) (err error) {
+			eid, err = card.ReadEID(ctx, ch)
+			if card.NoApplet(err) {
+				eid, err = es10.Identify(ctx, conn, ch)
+				return err
+			}
+			if err != nil {
 				return err
 			}
 			info, err := card.ReadInfo(ctx, ch)
 			if err == nil {
-				counter = info.EventCounter
+				counter = &info.EventCounter
 			}
 			return err
 		})
@@ -140,12 +151,12 @@ func (inv *Inventory) identify(ctx context.Context, s *slot) {
 			// The card may have left, and another come, meanwhile.
 			current := ctx.Err() == nil
 			if current {
-				s.eid, s.known = eid, true
+				s.eid, s.known, s.Plain = eid, true, counter == nil
 				inv.claims[eid] = append(inv.claims[eid], s)
 			}
 			inv.mu.Unlock()
 			if current {
-				inv.log.Info("card identified", "reader", s.Name, "reader_id", s.ID, "eid", eid)
+				inv.log.Info("card identified", "reader", s.Name, "reader_id", s.ID, "eid", eid, "plain", counter == nil)
 				inv.appeared(eid, counter)
 			}
 			return
@@ -154,7 +165,7 @@ func (inv *Inventory) identify(ctx context.Context, s *slot) {
 			return
 		}
 		var refused *apdu.Error
-		if errors.As(err, &refused) || errors.Is(err, card.ErrMalformed) {
+		if errors.As(err, &refused) || errors.Is(err, card.ErrMalformed) || errors.Is(err, es10.ErrMalformed) {
 			refusals++
 		}
 		if refusals >= maxRefusals {
@@ -185,7 +196,7 @@ type transactor interface {
 // where it is given up: it waits for other programs' transactions before it
 // sends anything, as a command that nobody waits for any more may still reach
 // the card.
-func (inv *Inventory) read(ctx context.Context, s *slot, what func(context.Context, *apdu.Channel) error) error {
+func (inv *Inventory) read(ctx context.Context, s *slot, what func(context.Context, apdu.Conn, *apdu.Channel) error) error {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	conn, err := inv.open(ctx, s, reader.Shared)
@@ -219,7 +230,7 @@ func (inv *Inventory) read(ctx context.Context, s *slot, what func(context.Conte
 			defer tidy("channel not closed", own.Close)
 		}
 	}
-	return what(ctx, ch)
+	return what(ctx, conn, ch)
 }
 
 // open waits for the reader's place and connects.
@@ -261,7 +272,7 @@ func (inv *Inventory) Open(ctx context.Context, at Place) (apdu.Conn, error) {
 	inv.mu.Lock()
 	s := inv.slots[at.Name]
 	inv.mu.Unlock()
-	if s == nil || s.Place != at {
+	if s == nil || s.ID != at.ID {
 		return nil, fmt.Errorf("reader %s: %w", at.Name, apdu.ErrNoReader)
 	}
 	h, err := inv.open(ctx, s, reader.Exclusive)
@@ -295,6 +306,7 @@ type Entry struct {
 	Reader string
 	Card   bool
 	EID    *id.EID // as the card claims it; nil where it is not known
+	Plain  bool    // Place.Plain
 }
 
 // List is all readers, by name.
@@ -306,7 +318,7 @@ func (inv *Inventory) List() []Entry {
 		e := Entry{Reader: name, Card: s.card}
 		if s.known {
 			eid := s.eid
-			e.EID = &eid
+			e.EID, e.Plain = &eid, s.Plain
 		}
 		out = append(out, e)
 	}

@@ -24,7 +24,7 @@ import (
 func start(t *testing.T, source reader.Source) (*inventory.Inventory, <-chan id.EID) {
 	inv := inventory.New(source, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	seen := make(chan id.EID, 16)
-	inv.Notify(func(eid id.EID, _ uint32) { seen <- eid })
+	inv.Notify(func(eid id.EID, _ *uint32) { seen <- eid })
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- inv.Run(ctx) }()
@@ -165,7 +165,7 @@ func TestCardThatRefusesForLong(t *testing.T) {
 		var log strings.Builder
 		inv := inventory.New(readers, slog.New(slog.NewTextHandler(&log, nil)))
 		seen := make(chan id.EID, 1)
-		inv.Notify(func(eid id.EID, _ uint32) { seen <- eid })
+		inv.Notify(func(eid id.EID, _ *uint32) { seen <- eid })
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- inv.Run(ctx) }()
@@ -206,7 +206,7 @@ func TestCardThatLeavesWhileItIsRead(t *testing.T) {
 		})
 		inv := inventory.New(source, slog.New(slog.DiscardHandler))
 		var seen atomic.Int32
-		inv.Notify(func(id.EID, uint32) { seen.Add(1) })
+		inv.Notify(func(id.EID, *uint32) { seen.Add(1) })
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- inv.Run(ctx) }()
@@ -240,7 +240,7 @@ func TestReadingThatIsGivenUpLeavesNoChannelOpen(t *testing.T) {
 		})
 		inv := inventory.New(readers, slog.New(slog.DiscardHandler))
 		seen := make(chan id.EID, 1)
-		inv.Notify(func(eid id.EID, _ uint32) { seen <- eid })
+		inv.Notify(func(eid id.EID, _ *uint32) { seen <- eid })
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- inv.Run(ctx) }()

@@ -107,6 +107,12 @@ func Stranger(im *appletsim.Image) *appletsim.Image {
 	return im
 }
 
+// Plain makes an image that of a plain eUICC. It gives the image.
+func Plain(im *appletsim.Image) *appletsim.Image {
+	im.Runtime = &appletsim.Runtime{About: &appletsim.EUICC{Plain: true}}
+	return im
+}
+
 // Record is the card record file of an image.
 func Record(im *appletsim.Image) []byte {
 	b, err := im.Record()

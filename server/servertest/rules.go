@@ -1,6 +1,8 @@
 package servertest
 
 import (
+	"bytes"
+	"fmt"
 	"regexp"
 	"sync"
 
@@ -15,6 +17,14 @@ var Rules = sync.OnceValue(func() *rules.Set { return RulesWith("{}") })
 // rules file.
 func RulesWith(budget string) *rules.Set {
 	set, err := rules.Parse("servertest", RulesFile(budget))
+	must(err)
+	return set
+}
+
+// PlainRules are Rules with one allowance for plain eUICCs, by its name and its
+// expression.
+func PlainRules(name, allow string) *rules.Set {
+	set, err := rules.Parse("servertest", fmt.Appendf(bytes.Replace(RulesFile("{}"), []byte("es10c: []"), nil, 1), "es10c: [{name: %s, allow: '%s'}]\n", name, allow))
 	must(err)
 	return set
 }

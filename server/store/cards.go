@@ -26,7 +26,7 @@ const (
 // Profile is the record of one profile of a card.
 type Profile struct {
 	ICCID                id.ICCID
-	Owner                id.MCCMNC
+	Owner                id.MCCMNC // zero: nobody says whose it is (plain eUICCs alone)
 	State                ProfileState
 	Class                string
 	Provider, Name       string
@@ -276,6 +276,34 @@ type CardState struct {
 	// all that is to know of them; else they are those whose state is known to
 	// have changed, of which ICCID and State alone count.
 	Complete bool
+}
+
+// As is the card as a complete state will have it recorded at a moment.
+func (c *Card) As(state CardState, at time.Time) *Card {
+	out := *c
+	out.Profiles = nil
+	there := map[id.ICCID]bool{}
+	for _, p := range state.Profiles {
+		there[p.ICCID] = true
+		p.DisableAllowed = true
+		if p.State == Enabled {
+			p.EnabledAt = at
+		}
+		if known := c.Profile(p.ICCID); known != nil {
+			p.DisableAllowed = known.DisableAllowed
+			if p.State == Enabled && known.State == Enabled {
+				p.EnabledAt = known.EnabledAt
+			}
+		}
+		out.Profiles = append(out.Profiles, p)
+	}
+	for _, p := range c.Profiles {
+		if !there[p.ICCID] {
+			p.State, p.EnabledAt = Absent, time.Time{}
+			out.Profiles = append(out.Profiles, p)
+		}
+	}
+	return &out
 }
 
 // apply writes a card's state over the record of before and gives the event
