@@ -11,6 +11,24 @@ import (
 	"time"
 )
 
+// Defines values for CardManagement.
+const (
+	CardManagementApplet CardManagement = "applet"
+	CardManagementEs10C  CardManagement = "es10c"
+)
+
+// Defines values for CardRecordManagement.
+const (
+	CardRecordManagementApplet CardRecordManagement = "applet"
+	CardRecordManagementEs10C  CardRecordManagement = "es10c"
+)
+
+// Defines values for DeactivationHow.
+const (
+	DeactivationHowApplet DeactivationHow = "applet"
+	DeactivationHowEs10C  DeactivationHow = "es10c"
+)
+
 // Defines values for DeactivationState.
 const (
 	DeactivationStateAccepted       DeactivationState = "accepted"
@@ -109,21 +127,27 @@ type Breaker struct {
 type Card struct {
 	EID string `json:"eid"`
 
-	// EventCounter As last recorded
+	// EventCounter As last recorded; 0 for a plain eUICC, which counts none
 	EventCounter int64 `json:"event_counter"`
 
 	// Groups In which the guard counts the card for the operator
-	Groups   []string  `json:"groups,omitempty,omitzero"`
-	Profiles []Profile `json:"profiles"`
+	Groups []string `json:"groups,omitempty,omitzero"`
+
+	// Management es10c: a plain eUICC; nothing that it says is authenticated or signed
+	Management CardManagement `json:"management"`
+	Profiles   []Profile      `json:"profiles"`
 
 	// Record Public keys, suites and policy that the card was registered with, as a card record without profiles
-	Record       json.RawMessage `json:"record"`
+	Record       json.RawMessage `json:"record,omitempty,omitzero"`
 	RegisteredAt time.Time       `json:"registered_at"`
 
 	// Unsettled The state is about to be read from the card
 	Unsettled bool      `json:"unsettled,omitempty,omitzero"`
 	UpdatedAt time.Time `json:"updated_at"`
 }
+
+// CardManagement es10c: a plain eUICC; nothing that it says is authenticated or signed
+type CardManagement string
 
 // CardGroups defines model for CardGroups.
 type CardGroups struct {
@@ -148,15 +172,21 @@ type CardPolicy struct {
 // CardRecord defines model for CardRecord.
 type CardRecord struct {
 	// EID EID, 32 digits
-	EID          string          `json:"eid"`
-	EventCounter int64           `json:"event_counter,omitempty,omitzero"`
-	Keys         PublicKeys      `json:"keys"`
-	Policy       CardPolicy      `json:"policy,omitempty,omitzero"`
-	Profiles     []RecordProfile `json:"profiles"`
+	EID          string     `json:"eid"`
+	EventCounter int64      `json:"event_counter,omitempty,omitzero"`
+	Keys         PublicKeys `json:"keys,omitempty,omitzero"`
 
-	// Suites 1 and 3, as the card has them
-	Suites []int64 `json:"suites"`
+	// Management es10c: a plain eUICC, without the management applet; it has no keys, suites and policy, and of its profiles iccid and mccmnc are enough
+	Management CardRecordManagement `json:"management,omitempty,omitzero"`
+	Policy     CardPolicy           `json:"policy,omitempty,omitzero"`
+	Profiles   []RecordProfile      `json:"profiles"`
+
+	// Suites 1 and 3, as the applet has them
+	Suites []int64 `json:"suites,omitempty,omitzero"`
 }
+
+// CardRecordManagement es10c: a plain eUICC, without the management applet; it has no keys, suites and policy, and of its profiles iccid and mccmnc are enough
+type CardRecordManagement string
 
 // Deactivation defines model for Deactivation.
 type Deactivation struct {
@@ -178,7 +208,10 @@ type Deactivation struct {
 
 	// HeldWhy What it waits, or waited, for
 	HeldWhy string `json:"held_why,omitempty,omitzero"`
-	ICCID   string `json:"iccid,omitempty,omitzero"`
+
+	// How How it was sent. applet: authenticated both ways, and answered with a signed receipt. es10c, to a plain eUICC: not authenticated, not signed; the outcome is what was read back after a reset
+	How   DeactivationHow `json:"how,omitempty,omitzero"`
+	ICCID string          `json:"iccid,omitempty,omitzero"`
 
 	// ID Also the request id that the card signs
 	ID string `json:"id"`
@@ -197,6 +230,9 @@ type Deactivation struct {
 	// User Who asked
 	User string `json:"user"`
 }
+
+// DeactivationHow How it was sent. applet: authenticated both ways, and answered with a signed receipt. es10c, to a plain eUICC: not authenticated, not signed; the outcome is what was read back after a reset
+type DeactivationHow string
 
 // DeactivationState defines model for Deactivation.State.
 type DeactivationState string
@@ -398,6 +434,9 @@ type Reader struct {
 	// EID As the card claims it, where the operator registered that card and owns a profile of it
 	EID  string `json:"eid,omitempty,omitzero"`
 	Name string `json:"name"`
+
+	// Plain With eid: the card shows an ISD-R and no management applet
+	Plain bool `json:"plain,omitempty,omitzero"`
 }
 
 // ReaderList defines model for ReaderList.
@@ -407,7 +446,8 @@ type ReaderList struct {
 
 // RecordProfile defines model for RecordProfile.
 type RecordProfile struct {
-	Class RecordProfileClass `json:"class"`
+	// Class As state
+	Class RecordProfileClass `json:"class,omitempty,omitzero"`
 
 	// Fallback Enabled when another is disabled
 	Fallback bool `json:"fallback,omitempty,omitzero"`
@@ -423,15 +463,17 @@ type RecordProfile struct {
 	PPR1 bool `json:"ppr1,omitempty,omitzero"`
 
 	// PPR2 The card does not allow that it is deleted
-	PPR2     bool               `json:"ppr2,omitempty,omitzero"`
-	Provider string             `json:"provider,omitempty,omitzero"`
-	State    RecordProfileState `json:"state"`
+	PPR2     bool   `json:"ppr2,omitempty,omitzero"`
+	Provider string `json:"provider,omitempty,omitzero"`
+
+	// State Left out of a plain eUICC's alone, which is read
+	State RecordProfileState `json:"state,omitempty,omitzero"`
 }
 
-// RecordProfileClass defines model for RecordProfile.Class.
+// RecordProfileClass As state
 type RecordProfileClass string
 
-// RecordProfileState defines model for RecordProfile.State.
+// RecordProfileState Left out of a plain eUICC's alone, which is read
 type RecordProfileState string
 
 // Refusal defines model for Refusal.
@@ -621,7 +663,7 @@ func (c *Client) ListCards(ctx context.Context, params ListCardsParams) (*CardLi
 
 // RegisterCard asks for POST /v1/cards: Register a card.
 //
-// The operator must own one of the card's profiles. Each operator that acts on a card registers it, and so vouches for its keys: with other keys, suites or policy than those on file it is refused (409). 201: registered; 200: this operator had registered it already. Role: administer.
+// The operator must own one of the card's profiles. Each operator that acts on a card registers it, and so vouches for its keys: with other keys, suites or policy than those on file it is refused (409). A plain eUICC is registered with management es10c; nothing is done to it unless the management rules allow it by name. 201: registered; 200: this operator had registered it already. Role: administer.
 func (c *Client) RegisterCard(ctx context.Context, body CardRecord) (*Card, error) {
 	return ask[Card](ctx, c, request{
 		method: "POST", path: fmt.Sprintf("/v1/cards"),
