@@ -102,6 +102,19 @@ func (s *Source) Readers(ctx context.Context) ([]reader.Reader, error) {
 	return readersOf(slots), nil
 }
 
+// Check asks the PC/SC service for its readers; it implements reader.Checker.
+func (s *Source) Check(ctx context.Context) error {
+	ses, err := s.newSession(ctx, "check", "")
+	if err != nil {
+		return err
+	}
+	defer ses.close(LeaveCard)
+	return ses.do(ctx, "check", func(svc service) error {
+		_, err := svc.readers()
+		return err
+	})
+}
+
 func (o Options) maxWait() time.Duration {
 	if o.MaxWait > 0 {
 		return o.MaxWait

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cardbridge/cardbridge/card/id"
 	"github.com/cardbridge/cardbridge/server/guard"
+	"github.com/cardbridge/cardbridge/server/rules"
 	"github.com/cardbridge/cardbridge/server/store"
 )
 
@@ -33,7 +34,7 @@ var groupName = regexp.MustCompile(GroupName)
 // operator's, or is a *store.Conflict.
 func (s *Server) Approve(ctx context.Context, op store.Operator, request id.RequestID) (store.Request, error) {
 	r, err := s.Store.Approve(ctx, op, request)
-	return s.moved(r, err, "request approved", op)
+	return s.moved(ctx, r, err, "request approved", op)
 }
 
 // Reject ends a request that waits for an approval, as Approve does; reason is
@@ -45,22 +46,22 @@ func (s *Server) Reject(ctx context.Context, op store.Operator, request id.Reque
 	r, err := s.Store.Reject(ctx, op, request, store.Refusal{
 		Rule: FourEyes, SubjectCode: "1.1", ReasonCode: "3.8", Text: fmt.Sprintf("rejected by user %q: %s", op.User.Name, reason),
 	})
-	return s.moved(r, err, "request rejected", op)
+	return s.moved(ctx, r, err, "request rejected", op)
 }
 
 // Cancel ends an operator's request of which nothing was sent. The errors are
 // those of Approve.
 func (s *Server) Cancel(ctx context.Context, op store.Operator, request id.RequestID) (store.Request, error) {
 	r, err := s.Store.Cancel(ctx, op, request)
-	return s.moved(r, err, "request cancelled", op)
+	return s.moved(ctx, r, err, "request cancelled", op)
 }
 
 // moved tells everybody of a user's step on a request.
-func (s *Server) moved(r store.Request, err error, what string, op store.Operator) (store.Request, error) {
+func (s *Server) moved(ctx context.Context, r store.Request, err error, what string, op store.Operator) (store.Request, error) {
 	if err != nil {
 		return store.Request{}, err
 	}
-	s.Log.Info(what, "request", r.ID, "eid", r.EID, "operator", op.Name, "user", op.User.Name)
+	s.Log.InfoContext(ctx, what, "request", r.ID, "eid", r.EID, "operator", op.Name, "user", op.User.Name)
 	s.hub.publish(r.ID)
 	s.kick(r.EID, nil, false)
 	return r, nil
@@ -93,7 +94,7 @@ func (s *Server) SetCardGroups(ctx context.Context, op store.Operator, eid id.EI
 	if err := s.Store.SetCardGroups(ctx, op, eid, groups); err != nil {
 		return nil, err
 	}
-	s.Log.Info("groups set", "eid", eid, "groups", groups, "operator", op.Name, "user", op.User.Name)
+	s.Log.InfoContext(ctx, "groups set", "eid", eid, "groups", groups, "operator", op.Name, "user", op.User.Name)
 	return s.Card(ctx, op, eid)
 }
 
@@ -118,14 +119,17 @@ func (s *Server) Guard(ctx context.Context, op store.Operator) (GuardState, erro
 		return GuardState{}, err
 	}
 	set := s.Rules()
-	limits := limitsOf(set, op.MCCMNC, scopes)
-	now := s.Store.Now()
 	out := GuardState{Window: set.Window()}
-	for i, scope := range scopes {
-		asked, sent := scope.Counts.Sum(now, out.Window)
-		out.Scopes = append(out.Scopes, ScopeState{scope, limit(limits[i].Max), limit(limits[i].Ceiling), asked, sent})
+	for _, scope := range scopes {
+		out.Scopes = append(out.Scopes, scopeState(set, op.MCCMNC, scope, s.Store.Now()))
 	}
 	return out, nil
+}
+
+func scopeState(set *rules.Set, operator id.MCCMNC, scope guard.Scope, now time.Time) ScopeState {
+	limits := limitsOf(set, operator, []guard.Scope{scope})[0]
+	asked, sent := scope.Counts.Sum(now, set.Window())
+	return ScopeState{scope, limit(limits.Max), limit(limits.Ceiling), asked, sent}
 }
 
 func limit(n int64) *int64 {

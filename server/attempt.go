@@ -65,6 +65,7 @@ func (s *Server) recorded(work *taken, err error) again {
 	}
 	switch {
 	case errors.Is(err, store.ErrFenced):
+		s.Observer.ClaimsLost(1)
 		s.Log.Warn("claim has passed, nothing was recorded under it", "eid", work.Claim.EID, "error", err)
 		return soon
 	case !errors.Is(err, store.ErrState):
@@ -89,6 +90,7 @@ func (s *Server) attempt(ctx context.Context, work *taken, who card.Target, plac
 	req := work.Request
 	s.Log.Info("attempt", "request", req.ID, "eid", req.EID, "reader", place.Name, "reader_id", place.ID, "outcome", rep.Outcome, "sent", rep.Sent,
 		"took", time.Since(began).Round(time.Microsecond), "error", err)
+	s.Observer.Attempted(place, outcomeOf(rep), err, time.Since(began))
 	if rep.Authenticated {
 		s.trust(suspect{req.EID, place})
 	}
@@ -428,7 +430,9 @@ func blame(err error) again {
 
 // settle reads a card's state, on a connection of its own.
 func (s *Server) settle(ctx context.Context, work *taken, who card.Target, place inventory.Place) again {
+	began := time.Now()
 	state, err := s.state(ctx, work.Card, who, place)
+	s.Observer.Attempted(place, settled(err), err, time.Since(began))
 	if err == nil {
 		s.trust(suspect{work.Card.EID, place})
 		record, cancel := s.recording()

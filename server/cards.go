@@ -46,7 +46,7 @@ func (s *Server) RegisterCard(ctx context.Context, op store.Operator, record []b
 		return nil, false, err
 	}
 	if fresh {
-		s.Log.Info("card registered", "eid", reg.EID, "operator", op.Name, "management", reg.Management)
+		s.Log.InfoContext(ctx, "card registered", "eid", reg.EID, "operator", op.Name, "management", reg.Management)
 		s.kick(reg.EID, nil, false)
 	}
 	c, err = s.Card(ctx, op, reg.EID)
@@ -185,7 +185,7 @@ func (s *Server) SetDisableAllowed(ctx context.Context, op store.Operator, eid i
 	if err := s.Store.SetDisableAllowed(ctx, op, eid, iccid, allowed); err != nil {
 		return nil, err
 	}
-	s.Log.Info("policy set", "eid", eid, "iccid", iccid, "disable_allowed", allowed, "operator", op.Name)
+	s.Log.InfoContext(ctx, "policy set", "eid", eid, "iccid", iccid, "disable_allowed", allowed, "operator", op.Name)
 	return s.Card(ctx, op, eid)
 }
 

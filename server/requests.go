@@ -91,13 +91,13 @@ func (s *Server) Deactivate(ctx context.Context, op store.Operator, d Deactivati
 	r = out.Request
 	switch {
 	case r.Refusal != nil:
-		s.Log.Info("request refused by a rule", "request", r.ID, "eid", r.EID, "operator", op.Name, "rule", r.Refusal.Rule)
+		s.Log.InfoContext(ctx, "request refused by a rule", "request", r.ID, "eid", r.EID, "operator", op.Name, "rule", r.Refusal.Rule)
 		return r, false, nil
 	case r.State == store.Held:
-		s.Log.Info("request waits for an approval", "request", r.ID, "eid", r.EID, "operator", op.Name, "why", r.HeldWhy)
+		s.Log.InfoContext(ctx, "request waits for an approval", "request", r.ID, "eid", r.EID, "operator", op.Name, "why", r.HeldWhy)
 		return r, false, nil
 	}
-	s.Log.Info("request accepted", "request", r.ID, "eid", r.EID, "operator", op.Name)
+	s.Log.InfoContext(ctx, "request accepted", "request", r.ID, "eid", r.EID, "operator", op.Name)
 	var work *taken
 	if out.Work != nil {
 		work = &taken{*out.Work, since, true}

@@ -73,6 +73,8 @@ type Config struct {
 	// send what there is to send.
 	Webhooks *webhook.Client
 	Show     func(r store.Request, asked, approved string) any
+	// Observer is told of what happens here; nil: nobody.
+	Observer Observer
 	// Poll is how often the record is looked at for what other processes changed;
 	// 200 ms.
 	Poll time.Duration
@@ -99,6 +101,8 @@ type Server struct {
 	mistrust map[suspect]mistrust
 	hints    map[id.EID]*uint32 // event counters that cards gave in the clear when they appeared; nil of a plain eUICC
 	leases   map[*lease]struct{}
+
+	alive alive
 }
 
 // New makes a server. It works once Run is called; requests are taken before.
@@ -136,6 +140,9 @@ func New(c Config) (*Server, error) {
 	c.Lease = min(c.Lease, store.MaxLease)
 	if c.Approval <= 0 {
 		c.Approval = DefaultApproval
+	}
+	if c.Observer == nil {
+		c.Observer = unobserved{}
 	}
 	if c.Poll <= 0 {
 		c.Poll = 200 * time.Millisecond
@@ -320,6 +327,7 @@ func (s *Server) renew(ctx context.Context) {
 	renewed, err := s.Store.Renew(ctx, s.self, slices.Collect(maps.Keys(held)))
 	if err != nil {
 		s.Log.Warn("claims not renewed", "error", err)
+		s.Observer.ClaimsLost(len(held))
 		return
 	}
 	for _, eid := range renewed {

@@ -213,6 +213,7 @@ func (s *Server) tellOf(w *store.Webhook, d store.Delivery) {
 		return // it is due again after its lease
 	}
 	r := s.Webhooks.Send(s.work, w.URL, d.ID, payload, w.Secrets(s.Store.Now())...)
+	s.Observer.Delivered(r.Delivered(), r.Took)
 	ctx, cancel := s.recording()
 	defer cancel()
 	if !r.Delivered() && s.work.Err() != nil {

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 )
 
 var (
@@ -30,6 +31,10 @@ const defaultQueue = 1024
 type Config struct {
 	Workers int // that compute at the same time; 0: as many as Go uses cores
 	Queue   int // requests that wait for their turn, at most; 0: 1024
+	// Observe is told of each call of the engine: whether its operations are
+	// under public keys, how many there are, and how long it took. It is called
+	// by all workers; nil: nobody asks.
+	Observe func(public bool, operations int, took time.Duration)
 }
 
 // Scheduler puts the operations of many goroutines together into the calls of
@@ -46,6 +51,7 @@ type Scheduler struct {
 	workers sync.WaitGroup
 	spare   sync.Pool // of *request
 
+	observe func(public bool, operations int, took time.Duration)
 	private func(...*Op) // Run and RunPublic, but in tests
 	public  func(...*PublicOp)
 
@@ -102,7 +108,7 @@ func NewScheduler(c Config) *Scheduler {
 	}
 	s := &Scheduler{
 		room: make(chan struct{}, c.Queue), closing: make(chan struct{}),
-		private: Run, public: RunPublic, publicQueues: map[int]*queue{},
+		observe: c.Observe, private: Run, public: RunPublic, publicQueues: map[int]*queue{},
 	}
 	s.wake.L = &s.mu
 	s.spare.New = func() any { return &request{done: make(chan struct{}, 1)} }
@@ -136,6 +142,9 @@ func (s *Scheduler) Close() {
 	s.mu.Unlock()
 	s.workers.Wait()
 }
+
+// Queued is how many requests wait for their turn.
+func (s *Scheduler) Queued() int { return len(s.room) }
 
 // Key gives a key's operations to the scheduler. Two calls for one key give it
 // two turns.
@@ -318,6 +327,7 @@ func (s *Scheduler) work() {
 		if batch = s.next(batch[:0]); len(batch) == 0 {
 			return
 		}
+		began := time.Now()
 		if batch[0].queue.class.public {
 			public = public[:0]
 			for _, r := range batch {
@@ -330,6 +340,9 @@ func (s *Scheduler) work() {
 				private = append(private, &r.private)
 			}
 			s.private(private...)
+		}
+		if s.observe != nil {
+			s.observe(batch[0].queue.class.public, len(batch), time.Since(began))
 		}
 		s.mu.Lock()
 		for _, r := range batch {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -540,4 +541,30 @@ func ExampleScheduler() {
 	all.Wait()
 	fmt.Println("done")
 	// Output: done
+}
+
+// Whoever observes is told of each call, and the queue of what waits.
+func TestSchedulerIsObserved(t *testing.T) {
+	var mu sync.Mutex
+	operations := map[bool]int{}
+	s := NewScheduler(Config{Observe: func(public bool, n int, took time.Duration) {
+		mu.Lock()
+		defer mu.Unlock()
+		operations[public] += n
+		assert.Positive(t, took)
+	}})
+	k := s.Key(fastKey(t, "card-auth-1"))
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			m, err := k.Private(t.Context(), operand(256, 3))
+			if assert.NoError(t, err) {
+				assert.NoError(t, s.PublicTo(t.Context(), k.Public(), m, m))
+			}
+		})
+	}
+	all.Wait()
+	s.Close()
+	assert.Equal(t, map[bool]int{false: 20, true: 20}, operations)
+	assert.Zero(t, s.Queued())
 }

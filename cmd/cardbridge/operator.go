@@ -164,7 +164,7 @@ stays, under its name, which nobody else can get.`,
 }
 
 // run has add make a token in a record and hands it out.
-func (a *adding) run(cmd *cobra.Command, open func(context.Context) (*store.Store, error),
+func (a *adding) run(cmd *cobra.Command, open func(context.Context, ...store.Option) (*store.Store, error),
 	add func(*store.Store, store.Roles, server.TokenOption) (store.Operator, store.Credential, string, error)) (err error) {
 	roles, err := store.ParseRoles(a.roles)
 	if err != nil {

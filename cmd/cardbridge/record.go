@@ -47,7 +47,7 @@ func (r *recordFlags) where() (string, error) {
 }
 
 // open opens the record, which must be there.
-func (r *recordFlags) open(ctx context.Context) (*store.Store, error) {
+func (r *recordFlags) open(ctx context.Context, opts ...store.Option) (*store.Store, error) {
 	where, err := r.where()
 	if err != nil {
 		return nil, err
@@ -57,12 +57,12 @@ func (r *recordFlags) open(ctx context.Context) (*store.Store, error) {
 			return nil, err // and no new record
 		}
 	}
-	return store.Open(ctx, where)
+	return store.Open(ctx, where, opts...)
 }
 
 // make opens the record, and makes it, and the data directory, if they are not
 // there.
-func (r *recordFlags) make(ctx context.Context) (*store.Store, error) {
+func (r *recordFlags) make(ctx context.Context, opts ...store.Option) (*store.Store, error) {
 	where, err := r.where()
 	if err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func (r *recordFlags) make(ctx context.Context) (*store.Store, error) {
 			return nil, err
 		}
 	}
-	return store.Open(ctx, where)
+	return store.Open(ctx, where, opts...)
 }
 
 // with has f work on the record, which must be there.

@@ -23,7 +23,9 @@ import (
 	"github.com/cardbridge/cardbridge/server"
 	"github.com/cardbridge/cardbridge/server/api"
 	"github.com/cardbridge/cardbridge/server/inventory"
+	"github.com/cardbridge/cardbridge/server/metrics"
 	"github.com/cardbridge/cardbridge/server/rules"
+	"github.com/cardbridge/cardbridge/server/store"
 )
 
 // shutdownTimeout is for replies under way when the server is told to end.
@@ -35,6 +37,7 @@ const maxLease = 10 * time.Minute
 // serving is the flags of serve.
 type serving struct {
 	recordFlags
+	operating
 	rules    string
 	lease    time.Duration
 	approval time.Duration
@@ -82,7 +85,7 @@ on SIGHUP; a bad one is told in the log, and the rules before it stay.
 			return s.run(cmd.Context(), newPrinter(cmd), source)
 		},
 	}
-	s.addFlags(cmd)
+	s.recordFlags.addFlags(cmd)
 	f := cmd.Flags()
 	f.Lookup("data").Usage = "directory of the TLS key and the SQLite record; made if it is not there"
 	f.StringVar(&s.rules, "rules", "", "`FILE` of management rules and budgets (default: those that rules show prints)")
@@ -96,7 +99,8 @@ on SIGHUP; a bad one is told in the log, and the rules before it stay.
 	f.BoolVar(&s.insecure, "insecure-http", false, "HTTP without TLS, on a loopback address only")
 	f.StringSliceVar(&s.webhooks.allow, "webhook-allow", nil, "a network, such as 10.1.0.0/16, to whose addresses webhooks may go; without it to public ones alone")
 	f.StringVar(&s.webhooks.ca, "webhook-ca", "", "file of certificates, in PEM, that webhooks' endpoints may be certified by beside the system's")
-	f.BoolVar(&s.verbose, "verbose", false, "log details")
+	f.BoolVar(&s.verbose, "verbose", false, "log details: --log-level debug")
+	s.operating.addFlags(f)
 	addJSONFlag(cmd)
 	_ = cmd.MarkFlagRequired("data")
 	_ = cmd.MarkFlagRequired("keyset")
@@ -111,12 +115,12 @@ type readyJSON struct {
 
 // run serves until ctx ends.
 func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (err error) {
-	level := slog.LevelInfo
-	if s.verbose {
-		level = slog.LevelDebug
+	observed := metrics.New(time.Now())
+	log, err := s.log(p.err, s.verbose)
+	if err != nil {
+		return err
 	}
-	log := slog.New(slog.NewTextHandler(p.err, &slog.HandlerOptions{Level: level}))
-	operations := rsafast.NewScheduler(rsafast.Config{})
+	operations := rsafast.NewScheduler(rsafast.Config{Observe: observed.RSA})
 	defer operations.Close()
 	keys, err := s.keys.openFor(ctx, s.keyset, operations)
 	if err != nil {
@@ -145,7 +149,7 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	}
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	set, err := s.watchRules(ctx, log)
+	set, file, err := s.watchRules(ctx, log)
 	if err != nil {
 		return err
 	}
@@ -158,7 +162,7 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	if err != nil {
 		return err
 	}
-	records, err := s.make(ctx)
+	records, err := s.make(ctx, store.WithArrivals(observed.Arrived), store.WithCommits(observed.Committed))
 	if err != nil {
 		return err
 	}
@@ -167,12 +171,20 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	srv, err := server.New(server.Config{
 		Store: records, Inventory: inventory.New(source, log), Terminal: &card.Terminal{Keys: keys}, Log: log,
 		Rules: set, Lease: s.lease, Approval: s.approval,
-		Webhooks: webhooks, Show: api.Show,
+		Webhooks: webhooks, Show: api.Show, Observer: observed, Drain: s.drain,
 	})
 	if err != nil {
 		return err
 	}
-	web := api.NewServer(api.New(srv, log))
+	operators := api.New(srv, log)
+	operators.Answered = observed.Answered
+	observed.Watch(metrics.Sources{Server: srv, Rules: file, Queued: operations.Queued, Log: log})
+	stopMetrics, err := s.serveMetrics(ctx, observed, operators, log)
+	if err != nil {
+		return err
+	}
+	defer stopMetrics()
+	web := api.NewServer(operators)
 	if !s.insecure {
 		cert, pin, err := api.Certificate(s.data, time.Now())
 		if err != nil {
@@ -195,6 +207,7 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 			}
 			end()
 		}()
+		observed.Ready()
 		if err := announce(p, ready); err != nil {
 			log.Error("not announced", "error", err)
 			end()
@@ -228,14 +241,14 @@ func notify(log *slog.Logger, state string) {
 
 // watchRules gives the management rules of now: those of a file until ctx ends,
 // read again when it changes and on SIGHUP.
-func (s *serving) watchRules(ctx context.Context, log *slog.Logger) (func() *rules.Set, error) {
+func (s *serving) watchRules(ctx context.Context, log *slog.Logger) (func() *rules.Set, *rules.File, error) {
 	if s.rules == "" {
 		log.Info("management rules built in", "digest", rules.Default().Digest())
-		return rules.Default, nil
+		return rules.Default, nil, nil
 	}
 	file, err := rules.Open(s.rules)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	told := func(what string) {
 		log.Info(what, "file", s.rules, "rules", len(file.Current().Rules()), "digest", file.Current().Digest())
@@ -259,7 +272,7 @@ func (s *serving) watchRules(ctx context.Context, log *slog.Logger) (func() *rul
 			told("management rules reloaded")
 		}
 	}()
-	return file.Current, nil
+	return file.Current, file, nil
 }
 
 func announce(p *printer, r readyJSON) error {

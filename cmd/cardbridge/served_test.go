@@ -73,27 +73,36 @@ func (s *served) administer(cmd *cobra.Command, args ...string) (stdout, stderr 
 }
 
 func (s *served) start(args ...string) {
+	s.startWith(func(v *serving) {
+		v.insecure = false
+		for _, a := range args {
+			switch a {
+			case "--insecure-http":
+				v.insecure = true
+			case "--rules":
+				v.rules = s.path("rules.yaml")
+			case "--trace":
+				v.traces = s.path("traces")
+			case "--webhook-allow":
+				v.webhooks = webhookFlags{allow: []string{"127.0.0.0/8"}, ca: s.path("ca.pem")}
+			}
+		}
+	})
+}
+
+// startWith is start with any flags.
+func (s *served) startWith(change func(*serving)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
-	v := serving{recordFlags: s.record, keyset: s.path("server.json"), listen: "127.0.0.1:0"}
-	for _, a := range args {
-		switch a {
-		case "--insecure-http":
-			v.insecure = true
-		case "--rules":
-			v.rules = s.path("rules.yaml")
-		case "--trace":
-			v.traces = s.path("traces")
-		case "--webhook-allow":
-			v.webhooks = webhookFlags{allow: []string{"127.0.0.0/8"}, ca: s.path("ca.pem")}
-		}
-	}
+	v := serving{recordFlags: s.record, keyset: s.path("server.json"), listen: "127.0.0.1:0", insecure: true}
+	change(&v)
 	ended := make(chan error, 1)
 	go func() {
 		err := v.run(ctx, &printer{out: w, err: s.log, json: true}, s.readers)
 		w.CloseWithError(err)
 		ended <- err
 	}()
+	s.ready = readyJSON{}
 	require.NoError(s, json.NewDecoder(r).Decode(&s.ready))
 	s.stop = sync.OnceValue(func() error { cancel(); return <-ended })
 	s.Cleanup(func() { assert.NoError(s, s.stop()) })

@@ -23,6 +23,14 @@ type tracing struct {
 	dir string
 }
 
+// Check implements reader.Checker where the source does.
+func (s tracing) Check(ctx context.Context) error {
+	if c, ok := s.Source.(reader.Checker); ok {
+		return c.Check(ctx)
+	}
+	return nil
+}
+
 func (s tracing) Open(ctx context.Context, name string, mode reader.Mode) (apdu.Conn, error) {
 	conn, err := s.Source.Open(ctx, name, mode)
 	if err != nil || mode != reader.Exclusive {

@@ -56,6 +56,10 @@ type Event struct {
 	Reader Reader
 }
 
+// Checker is a Source that can say whether what it watches can be reached: where
+// the error is not nil it sees no readers, and would not.
+type Checker interface{ Check(context.Context) error }
+
 // Mode is how a card is shared with other programs.
 type Mode int
 

@@ -37,6 +37,10 @@ type API struct {
 	huma   huma.API
 	mux    *http.ServeMux
 
+	// Answered, where it is set before the first request comes, is told of each:
+	// its method and its route's pattern, "other" for what there is not.
+	Answered func(method, route string, status int, took time.Duration)
+
 	streams   streams
 	heartbeat time.Duration // how long a stream may be silent
 	slow      time.Duration // how long a client may take to read what is written to its stream
@@ -62,6 +66,7 @@ func New(s *server.Server, log *slog.Logger) *API {
 	a.registerGuard()
 	a.registerWebhooks()
 	a.registerOperations()
+	a.registerHealth()
 	return a
 }
 
@@ -73,11 +78,12 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
-	if _, pattern := a.mux.Handler(r); pattern == "" {
-		a.unknownRoute(w, r)
-		return
+	answer := a.mux.ServeHTTP
+	_, pattern := a.mux.Handler(r)
+	if pattern == "" {
+		answer = a.unknownRoute
 	}
-	a.mux.ServeHTTP(w, r)
+	a.logged(w, r, pattern, answer)
 }
 
 // NewServer is an HTTP server for the interface, bounded in all that a client
@@ -122,6 +128,7 @@ func (a *API) authenticate(ctx huma.Context, next func(huma.Context)) {
 		writeProblem(ctx, p)
 		return
 	}
+	came(ctx.Context(), op)
 	if role, _ := ctx.Operation().Metadata[roleKey].(store.Roles); op.User.Roles&role != role {
 		writeProblem(ctx, newProblem(http.StatusForbidden, fmt.Sprintf("this needs the role %s, and user %q has %s by this credential", role, op.User.Name, op.User.Roles)))
 		return

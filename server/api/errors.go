@@ -63,7 +63,7 @@ func (a *API) problem(ctx context.Context, err error) *Problem {
 	case ctx.Err() != nil:
 		return newProblem(http.StatusServiceUnavailable, "the request was given up")
 	}
-	a.log.Error("internal error", "error", err)
+	a.log.ErrorContext(ctx, "internal error", "error", err)
 	return newProblem(http.StatusInternalServerError, "internal error; the server's log has the details")
 }
 

@@ -157,7 +157,7 @@ func (a *API) openStream(ctx context.Context, in *stepsQuery, request id.Request
 		}
 		s := &stream{w: w, rc: http.NewResponseController(w), slow: a.slow}
 		if err := a.stream(ctx, s, op, request, after); err != nil && ctx.Err() == nil {
-			a.log.Info("event stream cut off", "request", request, "operator", op.Name, "error", err)
+			a.log.InfoContext(ctx, "event stream cut off", "request", request, "operator", op.Name, "error", err)
 		}
 		_ = s.rc.SetWriteDeadline(time.Now().Add(a.slow)) // for the end of the reply
 	}}, nil

@@ -32,7 +32,7 @@ func (a *API) registerOperations() {
 		Errors: []int{http.StatusServiceUnavailable},
 	}, func(ctx context.Context, _ *struct{}) (*struct{ Body Health }, error) {
 		if err := a.server.Ready(ctx); err != nil {
-			a.log.Error("not ready", "error", err)
+			a.log.ErrorContext(ctx, "not ready", "error", err)
 			return nil, newProblem(http.StatusServiceUnavailable, "the record cannot be written")
 		}
 		return &struct{ Body Health }{Health{Status: "ok"}}, nil

@@ -75,6 +75,14 @@ func New(source reader.Source, log *slog.Logger) *Inventory {
 // none. It must not block. It is set before Run.
 func (inv *Inventory) Notify(appeared func(eid id.EID, counter *uint32)) { inv.appeared = appeared }
 
+// Check asks the source whether it can see readers, where it can say so.
+func (inv *Inventory) Check(ctx context.Context) error {
+	if c, ok := inv.source.(reader.Checker); ok {
+		return c.Check(ctx)
+	}
+	return nil
+}
+
 // Run watches the readers until ctx ends and returns ctx's error.
 func (inv *Inventory) Run(ctx context.Context) error {
 	err := inv.source.Watch(ctx, func(e reader.Event) { inv.event(ctx, e) })

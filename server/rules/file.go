@@ -20,6 +20,8 @@ const poll = time.Second
 type File struct {
 	path    string
 	set     atomic.Pointer[Set]
+	good    atomic.Int64 // readings
+	bad     atomic.Int64
 	mu      sync.Mutex // of what follows
 	content []byte     // that was last read, good or bad
 }
@@ -48,11 +50,17 @@ func (f *File) Reload() error {
 func (f *File) take(b []byte) error {
 	f.content = b
 	s, err := Parse(f.path, b)
-	if err == nil {
-		f.set.Store(s)
+	if err != nil {
+		f.bad.Add(1)
+		return err
 	}
-	return err
+	f.set.Store(s)
+	f.good.Add(1)
+	return nil
 }
+
+// Readings is how often the file was read and good, and read and bad.
+func (f *File) Readings() (good, bad int64) { return f.good.Load(), f.bad.Load() }
 
 // read gives the file, one byte more than is allowed at most.
 func (f *File) read() ([]byte, error) {

@@ -24,6 +24,7 @@ type Readers struct {
 	cards  map[string]*slot
 	watch  func(reader.Event)
 	events sync.Mutex // one event at a time
+	broken error
 }
 
 type slot struct {
@@ -112,6 +113,20 @@ func (r *Readers) Watch(ctx context.Context, fn func(reader.Event)) error {
 	defer r.mu.Unlock()
 	r.watch = nil
 	return ctx.Err()
+}
+
+// Fail has Check fail; nil: not any more.
+func (r *Readers) Fail(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.broken = err
+}
+
+// Check implements reader.Checker.
+func (r *Readers) Check(context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.broken
 }
 
 // Open implements reader.Source.

@@ -51,6 +51,7 @@ func (s *Store) Approve(ctx context.Context, op Operator, request id.RequestID) 
 		if err := tx.place(scopes, r, 1); err != nil {
 			return err
 		}
+		tx.came(Accepted, ByUser)
 		now := tx.now
 		r.State, r.ApprovedBy, r.ApprovedAt, r.Deadline, r.UpdatedAt = Accepted, op.User.ID, &now, now.Add(r.Timeout), now
 		if _, err := tx.exec(`UPDATE deactivations SET state = 'accepted', approved_by = ?, approved_at = ?, deadline = ?, updated_at = ?, scopes = ?, epoch = ? WHERE id = ?`,
@@ -69,7 +70,7 @@ func (s *Store) Reject(ctx context.Context, op Operator, request id.RequestID, r
 	return s.judge(ctx, "reject", op, request, func(tx *tx, r *Request) error {
 		step := Event{Kind: string(Refused), Operator: op.ID, Detail: refusal.detail()}
 		step.Detail["by"], step.Detail["user"] = "user", op.User.Name
-		out, err := tx.finish(nil, r, Outcome{State: Refused, Refusal: &refusal, Steps: []Event{step}})
+		out, err := tx.finish(nil, r, Outcome{State: Refused, Refusal: &refusal, User: true, Steps: []Event{step}})
 		*r = out
 		return err
 	})
@@ -107,7 +108,7 @@ func (s *Store) Cancel(ctx context.Context, op Operator, request id.RequestID) (
 		}
 		const detail = "cancelled before anything was sent to the card"
 		step := Event{Kind: string(Cancelled), Operator: op.ID, Detail: map[string]any{"user": op.User.Name, "was": r.State}}
-		r, err = tx.finish(nil, &r, Outcome{State: Cancelled, Detail: detail, Steps: []Event{step}})
+		r, err = tx.finish(nil, &r, Outcome{State: Cancelled, Detail: detail, User: true, Steps: []Event{step}})
 		return err
 	})
 	return r, err

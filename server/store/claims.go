@@ -134,6 +134,7 @@ func (s *Store) Claim(ctx context.Context, by Server, eid id.EID) (Work, error) 
 		}
 		w.Request.State, w.Request.UpdatedAt = to, fromMillis(millis(tx.now))
 		if to == Unknown {
+			tx.came(Unknown, ByServer)
 			if err := tx.tellUnknown(r); err != nil {
 				return err
 			}

@@ -211,6 +211,14 @@ func (s *Store) Submit(ctx context.Context, sub Submission, decide func(*Moment)
 		if err := tx.insertRequest(&r); err != nil {
 			return err
 		}
+		switch r.State {
+		case Refused:
+			tx.came(Refused, ByRule)
+		case Held:
+			tx.came(Held, ByServer)
+		default:
+			tx.came(Accepted, ByServer)
+		}
 		if m.Guard[0].Webhooks > 0 && r.State != Accepted && r.State != Waiting {
 			kind := webhook.Held
 			if r.FinishedAt != nil {
@@ -474,6 +482,7 @@ func (s *Store) move(ctx context.Context, name string, claim Claim, request id.R
 			}
 		}
 		if to == Unknown && r.State != to {
+			tx.came(Unknown, ByServer)
 			if err := tx.tellUnknown(r); err != nil {
 				return err
 			}
@@ -606,6 +615,7 @@ func (t *tx) holdAgain(r *Request, v Verdict, before []Event) error {
 		v.Hold, millis(v.HoldUntil), millis(t.now), r.ID.String()); err != nil {
 		return err
 	}
+	t.came(Held, ByServer)
 	now := *r
 	now.State, now.HeldWhy, now.Deadline, now.UpdatedAt = Held, v.Hold, fromMillis(millis(v.HoldUntil)), fromMillis(millis(t.now))
 	now.ApprovedBy, now.ApprovedAt = 0, nil
@@ -641,6 +651,7 @@ type Outcome struct {
 	// Unsettled says that Card does not tell the card's state of now: GET STATUS
 	// has to be read.
 	Unsettled bool
+	User      bool // brought it about
 	Steps     []Event
 }
 
@@ -676,6 +687,7 @@ func (t *tx) finish(card *Card, r *Request, o Outcome) (Request, error) {
 	if err := t.release(r); err != nil {
 		return *r, err
 	}
+	t.came(o.State, o.by())
 	out := *r
 	now := fromMillis(millis(t.now))
 	out.State, out.Detail, out.Refusal, out.Answer, out.UpdatedAt, out.FinishedAt = o.State, o.Detail, o.Refusal, o.Answer, now, &now

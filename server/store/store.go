@@ -58,7 +58,10 @@ type Store struct {
 	dialect *dialect
 	clock   func() time.Time // nil: the database's
 	faults  func(write string, committed bool) error
-	timed   func(query string, took time.Duration) // nil: nobody asks
+	timed   func(query string, took time.Duration) // nil: nobody asks, as of those below
+
+	committed func(writes int, took time.Duration, err error)
+	arrived   func(state State, by string)
 
 	migrated struct{ from, to int64 } // the schema, by this process; 0: it was not
 

@@ -126,6 +126,7 @@ func (s *Store) runWrites() {
 // each in its own. It gives back the session to go on with, nil where it is not
 // to be trusted any more.
 func (s *Store) commit(c *session, batch []*writing) *session {
+	began := time.Now()
 	// A dead connection shows at the first statement. Nothing was done then, so
 	// that a new one may do it.
 	for try := 0; ; try++ {
@@ -187,7 +188,9 @@ func (s *Store) commit(c *session, batch []*writing) *session {
 		w.end(err)
 		return c
 	}
-	if err := c.commit(); err != nil {
+	err := c.commit()
+	s.observed(c, len(batch), began, err)
+	if err != nil {
 		// Whether it is on disk is not known.
 		c.rollback()
 		c.close()
@@ -229,7 +232,9 @@ type tx struct {
 	broken bool      // a statement failed
 	head   audit.Head
 	buf    []byte // to hash in
-	ctx    context.Context
+	// arrivals are told of once the transaction is committed.
+	arrivals []arrival
+	ctx      context.Context
 }
 
 // writeTimeout bounds one statement of a transaction.
@@ -259,7 +264,7 @@ func (c *session) close() {
 }
 
 func (c *session) begin() error {
-	c.writes, c.broken, c.head = 0, false, c.chain
+	c.writes, c.broken, c.head, c.arrivals = 0, false, c.chain, c.arrivals[:0]
 	c.ctx = context.Background()
 	if _, err := c.exec(c.s.dialect.begin); err != nil {
 		return err
