@@ -88,7 +88,7 @@ func (s *Server) attempt(ctx context.Context, work *taken, who card.Target, plac
 	rep, err := a.send(ctx)
 	told.Stop()
 	req := work.Request
-	s.Log.Info("attempt", "request", req.ID, "eid", req.EID, "reader", place.Name, "reader_id", place.ID, "outcome", rep.Outcome, "sent", rep.Sent,
+	s.Log.Info("attempt", "request", req.ID, "eid", req.EID, "reader", place.Name, "reader_id", place.ID, "kid", hexKID(a.kid), "outcome", rep.Outcome, "sent", rep.Sent,
 		"took", time.Since(began).Round(time.Microsecond), "error", err)
 	s.Observer.Attempted(place, outcomeOf(rep), err, time.Since(began))
 	if rep.Authenticated {
@@ -108,6 +108,7 @@ type attempt struct {
 	place inventory.Place
 	cmd   card.Command
 	read  *store.CardState // what was read of a plain eUICC before anything was sent
+	kid   byte             // of the key set that it goes under; 0 until that is known
 
 	mu    sync.Mutex
 	steps []store.Event // that are not written yet
@@ -162,26 +163,41 @@ func (a *attempt) send(ctx context.Context) (card.Report, error) {
 	}
 	defer a.s.disconnect(conn, a.place)
 	ch := apdu.BasicChannel(conn)
+	info, terminal, err := a.s.terminal(ctx, ch, a.who)
+	if err != nil {
+		return rep, err
+	}
+	a.kid = terminal.Keys.KID
 	if !rep.Sent {
-		if _, err := card.Select(ctx, ch); err != nil {
-			return rep, err
-		}
-		info, err := card.ReadInfo(ctx, ch)
-		if err != nil {
-			return rep, err
-		}
 		a.cmd.Counter = info.EventCounter
 	}
 	t := card.Attempt{Command: a.cmd, Sent: rep.Sent, Recorded: a.work.Card.EventCounter}
 	t.BeforeSend = func(ctx context.Context) error {
-		detail := map[string]any{"suite": a.who.Suite.String(), "event_counter": a.cmd.Counter}
+		detail := map[string]any{"suite": a.who.Suite.String(), "kid": hexKID(a.kid), "event_counter": a.cmd.Counter}
 		if err := a.mark(ctx, t.Sent, detail); err != nil {
 			return fmt.Errorf("%w: %w", errInternal, err)
 		}
 		return nil
 	}
-	return a.s.Terminal.Attempt(ctx, ch, a.who, t)
+	return terminal.Attempt(ctx, ch, a.who, t)
 }
+
+// terminal selects the applet and gives the server under the key set that the
+// card holds.
+func (s *Server) terminal(ctx context.Context, ch *apdu.Channel, who card.Target) (*card.Info, *card.Terminal, error) {
+	if _, err := card.Select(ctx, ch); err != nil {
+		return nil, nil, err
+	}
+	info, err := card.ReadInfo(ctx, ch)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := s.terminals().For(info, who.Suite)
+	return info, t, err
+}
+
+// hexKID is a key set's id as it stands in steps and in the log.
+func hexKID(kid byte) string { return fmt.Sprintf("%02X", kid) }
 
 // mark writes that the command is about to go out.
 func (a *attempt) mark(ctx context.Context, again bool, detail map[string]any) error {
@@ -230,6 +246,7 @@ func (a *attempt) record(rep card.Report, cause error) again {
 			Command: a.cmd.Data(), Response: answer.Data, Receipt: answer.Receipt,
 		}
 		step.Detail["by"], step.Detail["result"], step.Detail["status_word"] = "card", answer.Result.Hex(), answer.SW.Hex()
+		step.Detail["kid"] = hexKID(a.kid)
 		step.Detail["receipt"] = hex.EncodeToString(answer.Receipt)
 		o.Card = stateOf(a.work.Request, a.work.Card, rep)
 		o.Unsettled = rep.StatusErr != nil
@@ -396,11 +413,14 @@ func text(err error) string {
 	var auth *card.AuthError
 	var refused *apdu.Error
 	var code *es10.Error
+	var keys *card.KeySetError
 	switch {
 	case err == nil:
 		return "no answer"
 	case errors.As(err, &auth):
 		return auth.Error()
+	case errors.As(err, &keys):
+		return keys.Error()
 	case errors.As(err, &refused):
 		return refused.Error()
 	case errors.As(err, &code):
@@ -420,8 +440,9 @@ func blame(err error) again {
 	var auth *card.AuthError
 	var refused *apdu.Error
 	var code *es10.Error
+	var keys *card.KeySetError
 	switch {
-	case errors.As(err, &auth), errors.As(err, &refused), errors.As(err, &code), errors.Is(err, card.ErrMalformed), errors.Is(err, apdu.ErrMalformed),
+	case errors.As(err, &auth), errors.As(err, &refused), errors.As(err, &code), errors.As(err, &keys), errors.Is(err, card.ErrMalformed), errors.Is(err, apdu.ErrMalformed),
 		errors.Is(err, es10.ErrMalformed), errors.Is(err, es10.ErrAnotherCard), errors.Is(err, errApplet):
 		return later
 	}
@@ -469,10 +490,11 @@ func (s *Server) state(ctx context.Context, c *store.Card, who card.Target, plac
 		return readPlain(ctx, conn, c, false)
 	}
 	ch := apdu.BasicChannel(conn)
-	if _, err := card.Select(ctx, ch); err != nil {
+	_, terminal, err := s.terminal(ctx, ch, who)
+	if err != nil {
 		return nil, err
 	}
-	session, err := s.Terminal.Authenticate(ctx, ch, who, [32]byte{})
+	session, err := terminal.Authenticate(ctx, ch, who, [32]byte{})
 	if err != nil {
 		return nil, err
 	}

@@ -39,6 +39,7 @@ type rig struct {
 	readers   *servertest.Readers
 	source    reader.Source // the readers, or what stands before them
 	terminal  *card.Terminal
+	older     []*card.Terminal
 	op        store.Operator
 	other     store.Operator // of another network
 	stop      func() error   // ends the server and closes the store; once
@@ -96,7 +97,7 @@ func (r *rig) start() {
 	r.store = s
 	log := slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r.Server, err = server.New(server.Config{
-		Store: s, Inventory: inventory.New(r.source, log), Terminal: r.terminal, Log: log, Drain: r.drain, Rules: r.rules,
+		Store: s, Inventory: inventory.New(r.source, log), Terminal: r.terminal, Older: r.older, Log: log, Drain: r.drain, Rules: r.rules,
 		Settle:    time.Second,
 		Retry:     server.Backoff{Min: 2 * time.Millisecond, Max: 50 * time.Millisecond},
 		AuthRetry: r.authRetry,

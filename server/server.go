@@ -46,7 +46,7 @@ func (b Backoff) next(d time.Duration) time.Duration { return min(max(2*d, b.Min
 type Config struct {
 	Store     *store.Store
 	Inventory *inventory.Inventory
-	Terminal  *card.Terminal
+	Terminal  *card.Terminal // under the key set that is preferred
 	Log       *slog.Logger
 	Rules     func() *rules.Set // those of now; rules.Default
 	Workers   int               // cards that are worked on at once; 16
@@ -78,7 +78,14 @@ type Config struct {
 	// Poll is how often the record is looked at for what other processes changed;
 	// 200 ms.
 	Poll time.Duration
+	// Older is the server under other key sets, which cards may hold in place of
+	// Terminal's or beside it, while keys are rotated: the first that a card lists is
+	// used.
+	Older []*card.Terminal
 }
+
+// terminals is the server under all its key sets.
+func (c *Config) terminals() card.Terminals { return append(card.Terminals{c.Terminal}, c.Older...) }
 
 // Server is the card management server. It is safe for concurrent use.
 type Server struct {
@@ -109,6 +116,9 @@ type Server struct {
 func New(c Config) (*Server, error) {
 	if c.Store == nil || c.Inventory == nil || c.Terminal == nil || c.Log == nil {
 		return nil, errors.New("server: store, inventory, terminal and log are needed")
+	}
+	if err := c.terminals().Check(); err != nil {
+		return nil, fmt.Errorf("server: %w", err)
 	}
 	if (c.Webhooks == nil) != (c.Show == nil) {
 		return nil, errors.New("server: webhooks need to know how requests are shown")

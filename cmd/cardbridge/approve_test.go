@@ -289,7 +289,7 @@ func TestServeRules(t *testing.T) {
 	require.Eventually(t, func() bool { return budget() == 6 }, 20*time.Second, 50*time.Millisecond, "without a signal")
 
 	s.write("bad.yaml", []byte("version: 1\nrules: [{}]\n"))
-	v := serving{recordFlags: recordFlags{data: s.path("other")}, keyset: s.path("server.json"), listen: "127.0.0.1:0", rules: s.path("bad.yaml")}
+	v := serving{recordFlags: recordFlags{data: s.path("other")}, keysets: []string{s.path("server.json")}, listen: "127.0.0.1:0", rules: s.path("bad.yaml")}
 	err := v.run(t.Context(), &printer{out: &bufferOf{}, err: &bufferOf{}}, s.readers)
 	assert.ErrorContains(t, err, "bad.yaml:2:")
 	assert.NoDirExists(t, s.path("other"))

@@ -217,7 +217,11 @@ func describe(s client.Step) string {
 	case "authenticating", "recovering":
 		text = "reader " + get("reader")
 	case "sending":
-		text = fmt.Sprintf("authenticated both ways in suite %s, DEACTIVATE goes out at event counter %s", get("suite"), get("event_counter"))
+		text = "authenticated both ways in suite " + get("suite")
+		if kid := get("kid"); kid != "" {
+			text += " under key set " + kid
+		}
+		text += ", DEACTIVATE goes out at event counter " + get("event_counter")
 		if get("again") != "" {
 			text += ", the same command again"
 		}

@@ -5,11 +5,14 @@ import (
 	"crypto/rsa"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/spf13/pflag"
 
+	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/card/cryptogram/testkeys"
 	"github.com/cardbridge/cardbridge/card/keyfile"
 	"github.com/cardbridge/cardbridge/card/rsafast"
 )
@@ -65,12 +68,29 @@ func (k *keySource) open(ctx context.Context, path string, soft software) (crypt
 	return keys, nil
 }
 
-// openFor is open for a scheduler, which does the operations under the keys that
-// are in memory, and those under the cards' keys.
-func (k *keySource) openFor(ctx context.Context, path string, s *rsafast.Scheduler) (cryptogram.ServerKeys, error) {
-	keys, err := k.open(ctx, path, func(r *rsa.PrivateKey) (cryptogram.PrivateKey, error) { return s.Load(r) })
-	keys.Ops = s
-	return keys, err
+// terminals is the server under the key sets of files, in their order. A scheduler
+// does the operations under the keys that are in memory, and those under the
+// cards' keys.
+func (k *keySource) terminals(ctx context.Context, paths []string, s *rsafast.Scheduler, log *slog.Logger) (card.Terminals, error) {
+	var all card.Terminals
+	for i, path := range paths {
+		keys, err := k.open(ctx, path, func(r *rsa.PrivateKey) (cryptogram.PrivateKey, error) { return s.Load(r) })
+		if err != nil {
+			return nil, err
+		}
+		keys.Ops = s
+		if testkeys.Known(keys.Public()) {
+			log.Warn(testkeys.Warning, "keyset", path)
+		}
+		for j, t := range all {
+			if t.Keys.KID == keys.KID {
+				return nil, fmt.Errorf("%s and %s both have the id (kid) %d, and a card can hold one of them only; cardbridge keys new --id gives a set another", paths[j], path, keys.KID)
+			}
+		}
+		all = append(all, &card.Terminal{Keys: keys})
+		log.Info("key set loaded", "keyset", path, "kid", keys.KID, "sid", fmt.Sprintf("%X", keys.SID()), "preferred", i == 0)
+	}
+	return all, nil
 }
 
 // key is the private key that stands in a key set file as s.

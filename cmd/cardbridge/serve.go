@@ -16,8 +16,6 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
-	"github.com/cardbridge/cardbridge/card"
-	"github.com/cardbridge/cardbridge/card/cryptogram/testkeys"
 	"github.com/cardbridge/cardbridge/card/rsafast"
 	"github.com/cardbridge/cardbridge/pcsc/reader"
 	"github.com/cardbridge/cardbridge/server"
@@ -41,8 +39,8 @@ type serving struct {
 	rules    string
 	lease    time.Duration
 	approval time.Duration
-	keyset   string
-	keys     *keySource
+	keysets  []string
+	keys     keySource
 	driver   string
 	listen   string
 	traces   string
@@ -52,7 +50,7 @@ type serving struct {
 }
 
 func newServeCmd() *cobra.Command {
-	s := serving{keys: newKeySource()}
+	s := serving{keys: *newKeySource()}
 	cmd := &cobra.Command{
 		Use:   "serve --data DIR --keyset FILE [--store URL] [--rules FILE]",
 		Short: "Run the card management server",
@@ -91,7 +89,7 @@ on SIGHUP; a bad one is told in the log, and the rules before it stay.
 	f.StringVar(&s.rules, "rules", "", "`FILE` of management rules and budgets (default: those that rules show prints)")
 	f.DurationVar(&s.lease, "lease", server.DefaultLease, "how long a claim on a card holds unrenewed, and so how long other servers wait for one that died")
 	f.DurationVar(&s.approval, "approval-timeout", server.DefaultApproval, "how long a request waits for a second user's approval")
-	f.StringVar(&s.keyset, "keyset", "", "the server's key set file, with private keys, readable by its owner alone")
+	f.StringArrayVar(&s.keysets, "keyset", nil, "the server's key set `FILE`, readable by its owner alone; while keys are rotated several, the newest first: each card is met under the first that it holds (docs/keys.md)")
 	s.keys.addFlags(f)
 	addDriverFlag(f, &s.driver)
 	f.StringVar(&s.listen, "listen", "127.0.0.1:8443", "address to listen on")
@@ -122,12 +120,9 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	}
 	operations := rsafast.NewScheduler(rsafast.Config{Observe: observed.RSA})
 	defer operations.Close()
-	keys, err := s.keys.openFor(ctx, s.keyset, operations)
+	terminals, err := s.keys.terminals(ctx, s.keysets, operations, log)
 	if err != nil {
 		return err
-	}
-	if testkeys.Known(keys.Public()) {
-		log.Warn(testkeys.Warning, "keyset", s.keyset)
 	}
 	ln, err := net.Listen("tcp", s.listen)
 	if err != nil {
@@ -169,7 +164,7 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	defer func() { err = errors.Join(err, records.Close()) }()
 	log.Info("record opened", "store", publicStore(where), "shared", records.Shared(), "lease", s.lease, "approval_timeout", s.approval)
 	srv, err := server.New(server.Config{
-		Store: records, Inventory: inventory.New(source, log), Terminal: &card.Terminal{Keys: keys}, Log: log,
+		Store: records, Inventory: inventory.New(source, log), Terminal: terminals[0], Older: terminals[1:], Log: log,
 		Rules: set, Lease: s.lease, Approval: s.approval,
 		Webhooks: webhooks, Show: api.Show, Observer: observed, Drain: s.drain,
 	})

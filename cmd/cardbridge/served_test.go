@@ -94,7 +94,7 @@ func (s *served) start(args ...string) {
 func (s *served) startWith(change func(*serving)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
-	v := serving{recordFlags: s.record, keyset: s.path("server.json"), listen: "127.0.0.1:0", insecure: true}
+	v := serving{recordFlags: s.record, keysets: []string{s.path("server.json")}, listen: "127.0.0.1:0", insecure: true}
 	change(&v)
 	ended := make(chan error, 1)
 	go func() {
@@ -291,7 +291,7 @@ func TestClientOutlivesTheServer(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Contains(s.log.String(), "outcome=unknown") }, 10*time.Second, time.Millisecond)
 	require.NoError(t, s.stop())
 	c.Insert()
-	v := serving{recordFlags: recordFlags{data: s.path("data")}, keyset: s.path("server.json"), listen: addr, insecure: true}
+	v := serving{recordFlags: recordFlags{data: s.path("data")}, keysets: []string{s.path("server.json")}, listen: addr, insecure: true}
 	ctx, cancel := context.WithCancel(context.Background())
 	second := make(chan error, 1)
 	go func() { second <- v.run(ctx, &printer{out: io.Discard, err: s.log, json: true}, s.readers) }()
@@ -312,11 +312,11 @@ func TestServeRefuses(t *testing.T) {
 		v.data = filepath.Join(dir, "data")
 		return v.run(ctx, &printer{out: io.Discard, err: io.Discard}, servertest.NewReaders())
 	}
-	assert.ErrorContains(t, run(serving{keyset: keys, listen: "0.0.0.0:0", insecure: true}), "loopback")
-	assert.Error(t, run(serving{keyset: keys, listen: "nonsense", insecure: true}))
-	assert.ErrorIs(t, run(serving{keyset: filepath.Join(dir, "none"), listen: "127.0.0.1:0"}), os.ErrNotExist)
+	assert.ErrorContains(t, run(serving{keysets: []string{keys}, listen: "0.0.0.0:0", insecure: true}), "loopback")
+	assert.Error(t, run(serving{keysets: []string{keys}, listen: "nonsense", insecure: true}))
+	assert.ErrorIs(t, run(serving{keysets: []string{filepath.Join(dir, "none")}, listen: "127.0.0.1:0"}), os.ErrNotExist)
 	require.NoError(t, os.Chmod(keys, 0o644))
-	assert.ErrorContains(t, run(serving{keyset: keys, listen: "127.0.0.1:0"}), "chmod 600")
+	assert.ErrorContains(t, run(serving{keysets: []string{keys}, listen: "127.0.0.1:0"}), "chmod 600")
 }
 
 // A second server on the same record says so and ends: it takes no request in
@@ -327,7 +327,7 @@ func TestTwoServersOnOneRecord(t *testing.T) {
 	out, cards := &bufferOf{}, servertest.NewReaders()
 	cards.Insert("reader", servertest.Card(servertest.Image(2)), nil)
 	second := func(ctx context.Context, w io.Writer, readers *servertest.Readers) error {
-		v := serving{recordFlags: recordFlags{data: s.path("data")}, keyset: s.path("server.json"), listen: "127.0.0.1:0", insecure: true}
+		v := serving{recordFlags: recordFlags{data: s.path("data")}, keysets: []string{s.path("server.json")}, listen: "127.0.0.1:0", insecure: true}
 		return v.run(ctx, &printer{out: w, err: s.log, json: true}, readers)
 	}
 	err := second(context.Background(), out, cards)

@@ -67,7 +67,7 @@ func TestServeMetrics(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer ln.Close()
-	v := serving{recordFlags: s.record, keyset: s.path("server.json"), listen: "127.0.0.1:0", insecure: true}
+	v := serving{recordFlags: s.record, keysets: []string{s.path("server.json")}, listen: "127.0.0.1:0", insecure: true}
 	v.metrics = ln.Addr().String()
 	assert.ErrorContains(t, v.run(t.Context(), &printer{out: io.Discard, err: io.Discard}, s.readers), "in use")
 }
