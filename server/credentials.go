@@ -5,11 +5,13 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"math/big"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +38,9 @@ const (
 	brokenToken  = "this is no whole token: one begins with " + tokenPrefix + " and ends with a checksum, and this one was cut off or mistyped; look at the file that it came from"
 	nobodysToken = "the token is not one of a user, or not any more; ask the server's administrator for another (cardbridge operator user token add)"
 	expiredToken = "the token expired at %s; ask the server's administrator for another (cardbridge operator user token add)"
+
+	nobodysCertificate = "the client certificate's key is not one of a user, or not any more; ask the server's administrator to add it (cardbridge operator user certificate add)"
+	expiredCertificate = "the client certificate's key was good until %s; have another certificate made, with a new key, and ask the server's administrator to add it (cardbridge operator user certificate add)"
 )
 
 // DefaultLifetime is how long a token is good for, unless otherwise is said.
@@ -43,30 +48,32 @@ const DefaultLifetime = 90 * 24 * time.Hour
 
 const maxLabel = 64 // characters
 
-// TokenOption changes how a token is made.
-type TokenOption func(*store.Grant)
+// GrantOption changes how a credential is made.
+type GrantOption func(*store.Grant)
 
-// Expires sets when a token is no longer good; the zero time is never. The
-// default is DefaultLifetime from now.
-func Expires(at time.Time) TokenOption { return func(g *store.Grant) { g.Expires = at } }
+// Expires sets when a credential is no longer good; the zero time is never. The
+// default is DefaultLifetime from now for a token, and never for a certificate,
+// which has an end of its own.
+func Expires(at time.Time) GrantOption { return func(g *store.Grant) { g.Expires = at } }
 
-// Labelled sets what a token is called in lists.
-func Labelled(label string) TokenOption { return func(g *store.Grant) { g.Label = label } }
+// Labelled sets what a credential is called in lists.
+func Labelled(label string) GrantOption { return func(g *store.Grant) { g.Label = label } }
 
-// Scoped sets for which of its user's roles a token is good. The default is all.
-func Scoped(roles store.Roles) TokenOption { return func(g *store.Grant) { g.Roles = roles } }
+// Scoped sets for which of its user's roles a credential is good. The default is
+// all.
+func Scoped(roles store.Roles) GrantOption { return func(g *store.Grant) { g.Roles = roles } }
 
 // AddToken gives the user of a name another token, beside those that it has.
-func AddToken(ctx context.Context, s *store.Store, operator, user string, opts ...TokenOption) (store.Operator, store.Credential, string, error) {
+func AddToken(ctx context.Context, s *store.Store, operator, user string, opts ...GrantOption) (store.Operator, store.Credential, string, error) {
 	return makeToken(ctx, s, operator, user, opts, s.AddCredential)
 }
 
 // NewToken gives the user of a name a token in place of all that it has.
-func NewToken(ctx context.Context, s *store.Store, operator, user string, opts ...TokenOption) (store.Operator, store.Credential, string, error) {
+func NewToken(ctx context.Context, s *store.Store, operator, user string, opts ...GrantOption) (store.Operator, store.Credential, string, error) {
 	return makeToken(ctx, s, operator, user, opts, s.SetToken)
 }
 
-func makeToken(ctx context.Context, s *store.Store, operator, user string, opts []TokenOption,
+func makeToken(ctx context.Context, s *store.Store, operator, user string, opts []GrantOption,
 	add func(context.Context, string, string, store.Grant) (store.Operator, store.Credential, error)) (store.Operator, store.Credential, string, error) {
 	token, g, err := newToken(s, opts)
 	if err != nil {
@@ -77,6 +84,45 @@ func makeToken(ctx context.Context, s *store.Store, operator, user string, opts 
 		return store.Operator{}, store.Credential{}, "", err
 	}
 	return op, c, token, nil
+}
+
+// AddCertificate binds the key of a client certificate to the user of a name: any
+// certificate of that key that a CA of the server's vouches for stands for the
+// user. The error matches ErrInvalid where it is not for client authentication,
+// or out of date.
+//
+// The key is what is bound, and no name in the certificate: whoever can have a
+// certificate made, or errs when making one, gets into nobody's place by it.
+func AddCertificate(ctx context.Context, s *store.Store, operator, user string, cert *x509.Certificate, opts ...GrantOption) (store.Operator, store.Credential, error) {
+	g := store.Grant{Kind: store.Certificate, Hash: sha256.Sum256(cert.RawSubjectPublicKeyInfo)}
+	if checkText("a label", cert.Subject.CommonName, maxLabel) == nil {
+		g.Label = cert.Subject.CommonName
+	}
+	for _, o := range opts {
+		o(&g)
+	}
+	now := s.Now()
+	switch {
+	case !ForClients(cert):
+		return store.Operator{}, store.Credential{}, fmt.Errorf("%w: the certificate is not for client authentication (extended key usage clientAuth)", ErrInvalid)
+	case now.After(cert.NotAfter):
+		return store.Operator{}, store.Credential{}, fmt.Errorf("%w: the certificate expired at %s", ErrInvalid, cert.NotAfter.Format(time.RFC3339))
+	}
+	if err := checkGrant(g, now); err != nil {
+		return store.Operator{}, store.Credential{}, err
+	}
+	return s.AddCredential(ctx, operator, user, g)
+}
+
+// ForClients reports whether a certificate says that it is for TLS clients.
+func ForClients(cert *x509.Certificate) bool {
+	return slices.Contains(cert.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
+}
+
+// AuthenticateCertificate is Authenticate for the key of a client certificate,
+// which the caller has verified.
+func (s *Server) AuthenticateCertificate(ctx context.Context, cert *x509.Certificate) (store.Operator, error) {
+	return s.identify(ctx, store.Certificate, sha256.Sum256(cert.RawSubjectPublicKeyInfo), nobodysCertificate, expiredCertificate)
 }
 
 // A token is the prefix, 32 random bytes in base 62, and the CRC-32 of all that
@@ -95,7 +141,7 @@ var (
 )
 
 // newToken makes a token and what the store is to keep of it.
-func newToken(s *store.Store, opts []TokenOption) (string, store.Grant, error) {
+func newToken(s *store.Store, opts []GrantOption) (string, store.Grant, error) {
 	now := s.Now()
 	g := store.Grant{Kind: store.Token, Expires: now.Add(DefaultLifetime)}
 	for _, o := range opts {

@@ -18,7 +18,7 @@ const maxName = 64 // characters
 // AddOperator adds an operator and its first user to a store and gives the user's
 // bearer token, which is kept nowhere: the store has its hash. user may be empty:
 // then it is called default.
-func AddOperator(ctx context.Context, s *store.Store, name string, mccmnc id.MCCMNC, user string, roles store.Roles, opts ...TokenOption) (store.Operator, string, error) {
+func AddOperator(ctx context.Context, s *store.Store, name string, mccmnc id.MCCMNC, user string, roles store.Roles, opts ...GrantOption) (store.Operator, string, error) {
 	if err := checkText("an operator's name", name, maxName); err != nil {
 		return store.Operator{}, "", err
 	}
@@ -31,13 +31,13 @@ func AddOperator(ctx context.Context, s *store.Store, name string, mccmnc id.MCC
 }
 
 // AddUser adds a user to the operator of a name, as AddOperator does.
-func AddUser(ctx context.Context, s *store.Store, operator, user string, roles store.Roles, opts ...TokenOption) (store.Operator, string, error) {
+func AddUser(ctx context.Context, s *store.Store, operator, user string, roles store.Roles, opts ...GrantOption) (store.Operator, string, error) {
 	return withToken(s, user, roles, opts, func(u store.User, g store.Grant) (store.Operator, error) {
 		return s.AddUser(ctx, operator, u, g)
 	})
 }
 
-func withToken(s *store.Store, user string, roles store.Roles, opts []TokenOption, add func(store.User, store.Grant) (store.Operator, error)) (store.Operator, string, error) {
+func withToken(s *store.Store, user string, roles store.Roles, opts []GrantOption, add func(store.User, store.Grant) (store.Operator, error)) (store.Operator, string, error) {
 	if user == "" {
 		user = "default"
 	}
@@ -47,7 +47,7 @@ func withToken(s *store.Store, user string, roles store.Roles, opts []TokenOptio
 	if roles == 0 {
 		return store.Operator{}, "", fmt.Errorf("%w: a user needs a role", ErrInvalid)
 	}
-	token, g, err := newToken(s, opts)
+	token, g, err := newToken(s, append([]GrantOption{Labelled("first")}, opts...))
 	if err != nil {
 		return store.Operator{}, "", err
 	}

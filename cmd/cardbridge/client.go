@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,6 +21,7 @@ type remote struct {
 	server    string
 	tokenFile string
 	pin       string
+	cert, key string // files of a client certificate
 }
 
 func (r *remote) addFlags(cmd *cobra.Command) {
@@ -28,7 +30,10 @@ func (r *remote) addFlags(cmd *cobra.Command) {
 	f.StringVar(&r.tokenFile, "token-file", "", "file with the operator's token")
 	f.StringVar(&r.pin, "pin", "", "trust the server with this key alone: SHA-256 of its public key (SPKI), 64 hexadecimal digits, as serve prints it")
 	_ = cmd.MarkFlagRequired("server")
-	_ = cmd.MarkFlagRequired("token-file")
+	f.StringVar(&r.cert, "client-cert", "", "`FILE` with a client certificate, and those between it and its CA, in PEM, in place of a token")
+	f.StringVar(&r.key, "client-key", "", "`FILE` with the client certificate's private key, in PEM")
+	cmd.MarkFlagsOneRequired("token-file", "client-cert")
+	cmd.MarkFlagsRequiredTogether("client-cert", "client-key")
 	addJSONFlag(cmd)
 }
 
@@ -40,11 +45,41 @@ func (r *remote) client() (*client.Client, error) {
 			return nil, err
 		}
 	}
-	token, err := readPrivate(r.tokenFile, "an operator's token")
-	if err != nil {
-		return nil, err
+	if r.cert != "" {
+		cert, err := readClientCertificate(r.cert, r.key)
+		if err != nil {
+			return nil, err
+		}
+		if config == nil {
+			config = &tls.Config{MinVersion: tls.VersionTLS13}
+		}
+		config.Certificates = []tls.Certificate{cert}
+	}
+	var token []byte
+	if r.tokenFile != "" {
+		var err error
+		if token, err = readPrivate(r.tokenFile, "an operator's token"); err != nil {
+			return nil, err
+		}
 	}
 	return client.New(r.server, strings.TrimSpace(string(token)), config)
+}
+
+// readClientCertificate reads a client certificate and its key.
+func readClientCertificate(cert, key string) (tls.Certificate, error) {
+	c, err := readFile(cert)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	k, err := readPrivate(key, "a private key")
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	pair, err := tls.X509KeyPair(c, k)
+	if err != nil {
+		return pair, fmt.Errorf("%s, %s: %w", cert, key, err)
+	}
+	return pair, nil
 }
 
 // remoteCmd is a command that talks to a server.

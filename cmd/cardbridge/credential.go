@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"strconv"
@@ -103,7 +105,7 @@ has stay good. A token can be good for fewer roles than its user has:
 }
 
 // newTokenMakingCmd is a command that makes a token for a user that is there.
-func newTokenMakingCmd(name string, make func(ctx context.Context, s *store.Store, operator, user string, opts ...server.TokenOption) (store.Operator, store.Credential, string, error)) *cobra.Command {
+func newTokenMakingCmd(name string, make func(ctx context.Context, s *store.Store, operator, user string, opts ...server.GrantOption) (store.Operator, store.Credential, string, error)) *cobra.Command {
 	var a adding
 	var operator, label string
 	cmd := &cobra.Command{
@@ -114,7 +116,7 @@ func newTokenMakingCmd(name string, make func(ctx context.Context, s *store.Stor
 			if !scoped {
 				a.roles = store.AllRoles.String()
 			}
-			return a.run(cmd, a.open, func(records *store.Store, roles store.Roles, expires server.TokenOption) (store.Operator, store.Credential, string, error) {
+			return a.run(cmd, a.open, func(records *store.Store, roles store.Roles, expires server.GrantOption) (store.Operator, store.Credential, string, error) {
 				if !scoped {
 					roles = 0
 				}
@@ -239,4 +241,88 @@ request on it is nobody's. The server may run meanwhile.`, kind),
 	addOperatorFlag(cmd, &operator)
 	addJSONFlag(cmd)
 	return cmd
+}
+
+func newUserCertificateCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "certificate",
+		Short: "The client certificates of a user",
+		Long: `The client certificates of a user. A server that was started with --client-ca takes
+them in place of tokens: a certificate of one of those CAs, for client
+authentication, whose key is bound to a user here. A certificate that is renewed
+with the same key stays good. Another key is added beside the one before, which is
+revoked once it is not used any more.`,
+	}
+	cmd.AddCommand(newCertificateAddCmd(), newCredentialListCmd(store.Certificate), newCredentialRevokeCmd(store.Certificate))
+	return cmd
+}
+
+func newCertificateAddCmd() *cobra.Command {
+	var where recordFlags
+	var operator, label, roles string
+	var until expiry
+	cmd := &cobra.Command{
+		Use:   "add " + credentialFlags + "[--label TEXT] [--roles LIST] [--expires TIME] USER FILE",
+		Short: "Have a client certificate's key stand for a user",
+		Long: `Has the key of a client certificate, in a PEM file, stand for a user, beside the
+credentials that it has. It is good for as long as there are certificates of it,
+unless --expires says otherwise.
+
+  cardbridge operator user certificate add --data ./data --operator "Example Mobile" --roles read kim kim.crt`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var scope store.Roles
+			var err error
+			if roles != "" {
+				if scope, err = store.ParseRoles(roles); err != nil {
+					return err
+				}
+			}
+			cert, err := readCertificate(args[1])
+			if err != nil {
+				return err
+			}
+			return where.with(cmd.Context(), func(records *store.Store) error {
+				opts := []server.GrantOption{server.Scoped(scope), server.Expires(until.from(records.Now()))}
+				if label != "" {
+					opts = append(opts, server.Labelled(label))
+				}
+				op, c, err := server.AddCertificate(cmd.Context(), records, operator, args[0], cert, opts...)
+				if err != nil {
+					return err
+				}
+				p := newPrinter(cmd)
+				out := credentialOf(c, records.Now())
+				if p.json {
+					return p.object(out)
+				}
+				_, err = fmt.Fprintf(p.out, "certificate %d, key %s, stands for user %q (%s) of operator %q\n", c.ID, out.SPKI, c.User, out.Roles, op.Name)
+				return err
+			})
+		},
+	}
+	where.addFlags(cmd)
+	addOperatorFlag(cmd, &operator)
+	cmd.Flags().StringVar(&label, "label", "", "what the certificate is called in lists (default: its common name)")
+	cmd.Flags().StringVar(&roles, "roles", "", "those of the user's roles that the certificate is good for (default: all)")
+	until.addFlag(cmd, "the key")
+	addJSONFlag(cmd)
+	return cmd
+}
+
+// readCertificate reads the first certificate of a PEM file.
+func readCertificate(path string) (*x509.Certificate, error) {
+	b, err := readFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("%s: a certificate in PEM is wanted", path)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return cert, nil
 }

@@ -1,7 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,4 +107,80 @@ func TestTokenRotation(t *testing.T) {
 		kinds[e.Kind]++
 	}
 	assert.Equal(t, []int{2, 1, 2}, []int{kinds["credential added"], kinds["credential revoked"], kinds["token replaced"]})
+}
+
+// The lines of docs/operations.md on credentials do what it says, one after the
+// other, in a new directory.
+func TestCredentialsByTheBook(t *testing.T) {
+	s := &served{TB: t, readers: servertest.NewReaders(), dir: t.TempDir(), log: &bufferOf{}}
+	s.record = recordFlags{data: s.path("data")}
+	s.write("server.json", servertest.KeySetFile())
+	_, _, err := s.administer(newOperatorCmd(), "add", "--mccmnc", "46011", "--user", "kim", "--roles", "read,request", "--token-file", s.path("kim.token"), "Example Mobile")
+	require.NoError(t, err)
+	s.start()
+	bin := t.TempDir()
+	build := exec.Command("go", "build", "-o", bin+"/", ".")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	text, err := os.ReadFile("../../docs/operations.md")
+	require.NoError(t, err)
+	lines := section(t, text, "## Credentials")
+	said := map[string]string{}
+	for _, line := range lines {
+		if strings.HasPrefix(line, "cardbridge serve ") {
+			require.NoError(t, s.stop())
+			s.startWith(func(v *serving) { v.insecure, v.clientCA = false, s.path("ca.pem") })
+			continue
+		}
+		cmd := exec.Command("/bin/sh", "-c", strings.ReplaceAll(line, "https://cards.example:8443", s.ready.URL))
+		cmd.Dir, cmd.Env = s.dir, append(os.Environ(), "PIN="+s.ready.Pin)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		require.NoError(t, err, "%s: %s%s", line, out, stderr.String())
+		said[line] = string(out)
+	}
+	assert.Len(t, lines, 14)
+	for line, out := range said {
+		switch {
+		case strings.Contains(line, "token list"):
+			assert.Regexp(t, `(?m)^1 +kim +first .* live *$`, out)
+			assert.Regexp(t, `(?m)^2 +kim +next .* live *$`, out)
+		case strings.Contains(line, "token revoke"):
+			assert.Contains(t, out, "token 1 of user")
+		case strings.Contains(line, "certificate list"):
+			assert.Regexp(t, `(?m)^4 +kim +kim +read,request .* live +[0-9a-f]{64}$`, out)
+		}
+	}
+	for file, want := range map[string]string{"kim.token": "not one of a user", "dashboard.token": ""} {
+		_, _, err := s.askAs(file, newRequestsCmd())
+		if want == "" {
+			assert.NoError(t, err)
+		} else {
+			assert.ErrorContains(t, err, want)
+		}
+	}
+}
+
+func TestClientCertificateFlags(t *testing.T) {
+	s := serve(t)
+	for want, args := range map[string][]string{
+		"token-file client-cert": nil,
+		"client-key":             {"--client-cert", s.path("server.json")},
+		"no such file":           {"--client-cert", s.path("none"), "--client-key", s.path("none")},
+		"PEM":                    {"--client-cert", s.path("token"), "--client-key", s.path("token")},
+	} {
+		_, _, err := s.execute(newRequestsCmd(), append(args, "--server", s.ready.URL, "--pin", s.ready.Pin)...)
+		assert.ErrorContains(t, err, want)
+	}
+	for want, file := range map[string]string{"certificate in PEM": s.path("token"), "no such file": s.path("none")} {
+		_, _, err := s.administer(newOperatorCmd(), "user", "certificate", "add", "--operator", "One", "default", file)
+		assert.ErrorContains(t, err, want)
+	}
+	require.NoError(t, s.stop())
+	v := serving{recordFlags: s.record, keyset: s.path("server.json"), listen: "127.0.0.1:0", insecure: true, clientCA: s.path("ca.pem")}
+	assert.ErrorContains(t, v.run(t.Context(), &printer{out: io.Discard, err: io.Discard}, s.readers), "needs TLS")
+	v.insecure = false
+	assert.ErrorIs(t, v.run(t.Context(), &printer{out: io.Discard, err: io.Discard}, s.readers), os.ErrNotExist)
 }

@@ -28,7 +28,7 @@ cancel them, have cards read anew), approve (approve or reject what others asked
 for), administer (register cards, set their policy and groups).`,
 	}
 	user := &cobra.Command{Use: "user", Short: "The users of an operator"}
-	user.AddCommand(newUserAddCmd(), newUserTokenCmd(), newUserRemoveCmd())
+	user.AddCommand(newUserAddCmd(), newUserTokenCmd(), newUserCertificateCmd(), newUserRemoveCmd())
 	cmd.AddCommand(newOperatorAddCmd(), newOperatorListCmd(), user)
 	return cmd
 }
@@ -86,7 +86,7 @@ meanwhile.
 			if err != nil {
 				return err
 			}
-			return a.run(cmd, a.make, func(records *store.Store, roles store.Roles, expires server.TokenOption) (op store.Operator, _ store.Credential, token string, err error) {
+			return a.run(cmd, a.make, func(records *store.Store, roles store.Roles, expires server.GrantOption) (op store.Operator, _ store.Credential, token string, err error) {
 				op, token, err = server.AddOperator(cmd.Context(), records, args[0], network, user, roles, expires)
 				return
 			})
@@ -115,7 +115,7 @@ users, the one who asks and the one who approves:
 			if args[0] == "" {
 				return errors.New("a user needs a name")
 			}
-			return a.run(cmd, a.open, func(records *store.Store, roles store.Roles, expires server.TokenOption) (op store.Operator, _ store.Credential, token string, err error) {
+			return a.run(cmd, a.open, func(records *store.Store, roles store.Roles, expires server.GrantOption) (op store.Operator, _ store.Credential, token string, err error) {
 				op, token, err = server.AddUser(cmd.Context(), records, operator, args[0], roles, expires)
 				return
 			})
@@ -165,7 +165,7 @@ stays, under its name, which nobody else can get.`,
 
 // run has add make a token in a record and hands it out.
 func (a *adding) run(cmd *cobra.Command, open func(context.Context, ...store.Option) (*store.Store, error),
-	add func(*store.Store, store.Roles, server.TokenOption) (store.Operator, store.Credential, string, error)) (err error) {
+	add func(*store.Store, store.Roles, server.GrantOption) (store.Operator, store.Credential, string, error)) (err error) {
 	roles, err := store.ParseRoles(a.roles)
 	if err != nil {
 		return err

@@ -45,6 +45,7 @@ type serving struct {
 	listen   string
 	traces   string
 	insecure bool
+	clientCA string
 	verbose  bool
 	webhooks webhookFlags
 }
@@ -94,6 +95,7 @@ on SIGHUP; a bad one is told in the log, and the rules before it stay.
 	addDriverFlag(f, &s.driver)
 	f.StringVar(&s.listen, "listen", "127.0.0.1:8443", "address to listen on")
 	f.StringVar(&s.traces, "trace", "", "directory for the APDUs of each session with a card, as text traces (docs/trace.md)")
+	f.StringVar(&s.clientCA, "client-ca", "", "`FILE` of CA certificates, in PEM: client certificates of theirs stand for the users that have them (operator user certificate add); read again when it changes")
 	f.BoolVar(&s.insecure, "insecure-http", false, "HTTP without TLS, on a loopback address only")
 	f.StringSliceVar(&s.webhooks.allow, "webhook-allow", nil, "a network, such as 10.1.0.0/16, to whose addresses webhooks may go; without it to public ones alone")
 	f.StringVar(&s.webhooks.ca, "webhook-ca", "", "file of certificates, in PEM, that webhooks' endpoints may be certified by beside the system's")
@@ -171,7 +173,11 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	if err != nil {
 		return err
 	}
-	operators := api.New(srv, log)
+	options, err := s.apiOptions(log)
+	if err != nil {
+		return err
+	}
+	operators := api.New(srv, log, options...)
 	operators.Answered = observed.Answered
 	observed.Watch(metrics.Sources{Server: srv, Rules: file, Queued: operations.Queued, Log: log})
 	stopMetrics, err := s.serveMetrics(ctx, observed, operators, log)
@@ -186,6 +192,9 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 			return fmt.Errorf("TLS key and certificate: %w", err)
 		}
 		web.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}}
+		if s.clientCA != "" {
+			web.TLSConfig.ClientAuth = tls.RequestClientCert // the API verifies, and says what is wrong
+		}
 		ready.Pin = pin
 	}
 

@@ -28,7 +28,11 @@ const (
 	maxWait   = 30        // seconds of waiting for a step
 )
 
-const bearer = "bearer"
+// The security schemes.
+const (
+	bearer    = "bearer"
+	mutualTLS = "mutualTLS"
+)
 
 // API answers operators. Its methods are safe for concurrent use.
 type API struct {
@@ -36,6 +40,7 @@ type API struct {
 	log    *slog.Logger
 	huma   huma.API
 	mux    *http.ServeMux
+	cas    *ClientCAs // nil: no client certificates
 
 	// Answered, where it is set before the first request comes, is told of each:
 	// its method and its route's pattern, "other" for what there is not.
@@ -46,8 +51,15 @@ type API struct {
 	slow      time.Duration // how long a client may take to read what is written to its stream
 }
 
+// Option changes how an API is made.
+type Option func(*API)
+
+// WithClientCAs has client certificates taken, in the place of tokens, that
+// chain to one of these. The listener's TLS has to ask for them.
+func WithClientCAs(cas *ClientCAs) Option { return func(a *API) { a.cas = cas } }
+
 // New makes the interface of a server.
-func New(s *server.Server, log *slog.Logger) *API {
+func New(s *server.Server, log *slog.Logger, opts ...Option) *API {
 	adaptHuma()
 	config := huma.DefaultConfig("cardbridge", Version)
 	config.Info.Description = "Deactivates subscription profiles on UICCs. Every request is held against management rules, carried out on the card, and proven by the card's receipt."
@@ -55,9 +67,13 @@ func New(s *server.Server, log *slog.Logger) *API {
 	config.Formats = map[string]huma.Format{"application/json": strictJSON, "json": strictJSON}
 	config.RejectUnknownQueryParameters = true
 	config.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		bearer: {Type: "http", Scheme: "bearer", Description: "A user's token, as `cardbridge operator add` or `operator user add` printed it."},
+		bearer:    {Type: "http", Scheme: "bearer", Description: "A user's token, as `cardbridge operator add` or `operator user token add` printed it."},
+		mutualTLS: {Type: "mutualTLS", Description: "A client certificate whose key is a user's (`cardbridge operator user certificate add`), of a CA that the server was started with. With a token too both have to be the same user's."},
 	}
 	a := &API{server: s, log: log, mux: http.NewServeMux(), heartbeat: heartbeat, slow: slowClient}
+	for _, o := range opts {
+		o(a)
+	}
 	a.huma = humago.New(a.mux, config)
 	a.huma.UseMiddleware(a.authenticate, onlyJSON)
 	a.registerCards()
@@ -102,8 +118,8 @@ func NewServer(a *API) *http.Server {
 
 type operatorKey struct{}
 
-// authenticate lets an operation that asks for a bearer token go on in the name
-// of the operator whose token it is, if its user has the role for it, before
+// authenticate lets an operation that is for users go on in the name of the one
+// whose token or certificate it came with, if that has the role for it, before
 // anything else of the request is looked at.
 func (a *API) authenticate(ctx huma.Context, next func(huma.Context)) {
 	if len(ctx.Operation().Security) == 0 {
@@ -115,7 +131,7 @@ func (a *API) authenticate(ctx huma.Context, next func(huma.Context)) {
 		token = ""
 	}
 	token = strings.TrimSpace(token)
-	op, err := a.server.Authenticate(ctx.Context(), token)
+	op, err := a.identify(ctx, token)
 	if err != nil {
 		p := a.problem(ctx.Context(), err)
 		if p.Status == http.StatusUnauthorized {
@@ -165,7 +181,7 @@ const roleKey = "role"
 
 // secured marks an operation as one for users of operators with a role.
 func secured(role store.Roles, op huma.Operation) huma.Operation {
-	op.Security = []map[string][]string{{bearer: {}}}
+	op.Security = []map[string][]string{{bearer: {}}, {mutualTLS: {}}}
 	op.Metadata = map[string]any{roleKey: role}
 	op.Description = strings.TrimSpace(op.Description + " Role: " + role.String() + ".")
 	op.MaxBodyBytes = maxBody

@@ -38,6 +38,7 @@ type fixture struct {
 	third   string // of a network without a profile anywhere
 	doc     document
 	config  server.Config
+	options []api.Option
 	stop    func() error // ends the server; once
 }
 
@@ -57,8 +58,8 @@ func newFixture(t testing.TB) *fixture {
 }
 
 // newFixtureOn is a fixture whose record is at path, or at a URL.
-func newFixtureOn(t testing.TB, path string, c server.Config) *fixture {
-	f := &fixture{TB: t, readers: servertest.NewReaders(), path: path, config: c}
+func newFixtureOn(t testing.TB, path string, c server.Config, opts ...api.Option) *fixture {
+	f := &fixture{TB: t, readers: servertest.NewReaders(), path: path, config: c, options: opts}
 	f.start()
 	own, err := f.api.OpenAPI()
 	require.NoError(t, err)
@@ -96,7 +97,7 @@ func (f *fixture) start() {
 		assert.NoError(t, f.stop())
 		assert.NoError(t, f.store.Close())
 	})
-	f.api = api.New(srv, log)
+	f.api = api.New(srv, log, f.options...)
 }
 
 type reply struct {
@@ -502,7 +503,7 @@ func TestOpenAPI(t *testing.T) {
 			ids[op.OperationID] = true
 			assert.NotEmpty(t, op.Responses)
 			if path != "/healthz" {
-				assert.Equal(t, []map[string][]string{{"bearer": {}}}, op.Security, "%s %s", method, path)
+				assert.Equal(t, []map[string][]string{{"bearer": {}}, {"mutualTLS": {}}}, op.Security, "%s %s", method, path)
 				assert.Contains(t, op.Responses, "401", "%s %s", method, path)
 			}
 		}

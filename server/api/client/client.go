@@ -37,9 +37,9 @@ type Client struct {
 }
 
 // New makes a client of the server at a URL such as https://host:8443, with a
-// user's token. A config of nil trusts whom the system trusts; that of PinnedTLS
-// trusts one key. The token goes to this server alone, and over HTTP to the same
-// machine alone.
+// user's token, which may be empty where config has a client certificate. A
+// config of nil trusts whom the system trusts; that of PinnedTLS trusts one key.
+// The token goes to this server alone, and over HTTP to the same machine alone.
 func New(server, token string, config *tls.Config) (*Client, error) {
 	base, err := url.Parse(server)
 	switch {
@@ -51,6 +51,7 @@ func New(server, token string, config *tls.Config) (*Client, error) {
 		return nil, fmt.Errorf("server %q has no key: use an https URL", server)
 	case base.Scheme == "http" && !loopback(base.Hostname()):
 		return nil, fmt.Errorf("server %q: the token would cross the network in the clear; use https", server)
+	case token == "" && config != nil && len(config.Certificates) > 0:
 	case token == "" || strings.ContainsFunc(token, func(c rune) bool { return c <= ' ' || c > '~' }):
 		return nil, errors.New("no token: one word is wanted, as operator add prints it")
 	}
@@ -188,7 +189,9 @@ func (c *Client) send(ctx context.Context, r request, accept string) (*http.Resp
 	query := url.Values{}
 	r.query.each(query.Set)
 	req.URL.RawQuery = query.Encode()
-	req.Header.Set("Authorization", "Bearer "+c.token)
+	if c.token != "" {
+		req.Header.Set("Authorization", "Bearer "+c.token)
+	}
 	req.Header.Set("Accept", accept)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
