@@ -76,7 +76,7 @@ func TestTokenRotation(t *testing.T) {
 	out, err = token("list")
 	require.NoError(t, err)
 	assert.Regexp(t, `(?m)^\d+ +default .* live *$`, out, "of all users")
-	assert.Regexp(t, `(?m)^\d+ +kim +read,request .* revoked *$`, out)
+	assert.Regexp(t, `(?m)^\d+ +kim +first +read,request .* revoked *$`, out)
 	assert.Regexp(t, `(?m)^\d+ +kim +dashboard +read +\S+ \S+ +never .* live *$`, out)
 
 	_, err = token("replace", "--token-file", s.path("third"), "kim")
