@@ -1,6 +1,7 @@
 package card
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -90,6 +91,35 @@ func (c Command) Data() []byte {
 	return tlv.Append(b, 0x84, binary.BigEndian.AppendUint32(nil, c.Counter)...)
 }
 
+// ParseCommand reads command data, as Data gives it. The error matches
+// ErrMalformed.
+func ParseCommand(ins byte, data []byte) (Command, error) {
+	c := Command{INS: ins}
+	for rest := data; len(rest) > 0; {
+		o, r, err := tlv.Read(rest)
+		if err != nil {
+			return Command{}, fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+		switch v := o.Value; {
+		case o.Tag == 0x82 && len(v) == len(c.RequestID):
+			c.RequestID = id.RequestID(v)
+		case o.Tag == 0x81 && len(v) == len(c.Operator):
+			c.Operator = id.MCCMNC(v)
+		case o.Tag == 0x80 && len(v) == len(id.ICCID{}):
+			c.ICCID = (*id.ICCID)(v)
+		case o.Tag == 0x83 && len(v) == 1:
+			c.Reason = v[0]
+		case o.Tag == 0x84 && len(v) == 4:
+			c.Counter = binary.BigEndian.Uint32(v)
+		}
+		rest = r
+	}
+	if !bytes.Equal(c.Data(), data) {
+		return Command{}, fmt.Errorf("%w: not the data of a command", ErrMalformed)
+	}
+	return c, nil
+}
+
 func (c Command) op() string {
 	if c.INS == INSActivate {
 		return "ACTIVATE"
@@ -123,6 +153,12 @@ type Answer struct {
 // keys, for this command and these response bytes.
 func Verify(target Target, cmd Command, data, receipt []byte) error {
 	return verify(nil, target, cmd, data, receipt)
+}
+
+// VerifyAnswer is Verify, and holds what the answer says against all that §8 asks
+// of an outcome that is recorded. sw is the inner status word.
+func VerifyAnswer(target Target, cmd Command, sw apdu.StatusWord, data, receipt []byte) (*Answer, error) {
+	return parseAnswer(nil, target, cmd, sw, tlv.Append(bytes.Clone(data), 0x9E, receipt...))
 }
 
 // verify is Verify with the public operations by ops (nil: package cryptogram).

@@ -109,6 +109,7 @@ type attempt struct {
 	cmd   card.Command
 	read  *store.CardState // what was read of a plain eUICC before anything was sent
 	kid   byte             // of the key set that it goes under; 0 until that is known
+	apdus exchanges
 
 	mu    sync.Mutex
 	steps []store.Event // that are not written yet
@@ -157,7 +158,7 @@ func (a *attempt) send(ctx context.Context) (card.Report, error) {
 	if rep.Sent {
 		rep.Outcome = card.OutcomeUnknown
 	}
-	conn, err := a.s.Inventory.Open(ctx, a.place)
+	conn, err := a.open(ctx)
 	if err != nil {
 		return rep, err
 	}
@@ -180,6 +181,15 @@ func (a *attempt) send(ctx context.Context) (card.Report, error) {
 		return nil
 	}
 	return terminal.Attempt(ctx, ch, a.who, t)
+}
+
+// open connects to the card, and keeps what passes.
+func (a *attempt) open(ctx context.Context) (apdu.Conn, error) {
+	conn, err := a.s.Inventory.Open(ctx, a.place)
+	if err != nil {
+		return nil, err
+	}
+	return a.apdus.wrap(conn, a.place.Name), nil
 }
 
 // terminal selects the applet and gives the server under the key set that the
@@ -208,7 +218,13 @@ func (a *attempt) mark(ctx context.Context, again bool, detail map[string]any) e
 		return a.s.Store.Again(ctx, a.work.Claim, a.work.Request.ID, a.take(step)...)
 	}
 	before := a.take()
-	err := a.s.Store.MarkSending(ctx, a.work.Claim, *a.work.Request, a.cmd.Counter, before, step, a.judge)
+	err := a.s.Store.MarkSending(ctx, a.work.Claim, *a.work.Request, a.cmd.Counter, before, step, func(m *store.Moment, r *store.Request) store.Verdict {
+		v := a.judge(m, r)
+		if v.Refusal != nil || v.Hold != "" {
+			v.Steps = a.apdus.peek()
+		}
+		return v
+	})
 	if err != nil {
 		a.mu.Lock()
 		a.steps = append(a.steps, before...)
@@ -247,11 +263,13 @@ func (a *attempt) record(rep card.Report, cause error) again {
 		}
 		step.Detail["by"], step.Detail["result"], step.Detail["status_word"] = "card", answer.Result.Hex(), answer.SW.Hex()
 		step.Detail["kid"] = hexKID(a.kid)
+		// All that the receipt's verification needs beside the card's keys.
+		step.Detail["command"], step.Detail["response"] = hex.EncodeToString(o.Answer.Command), hex.EncodeToString(answer.Data)
 		step.Detail["receipt"] = hex.EncodeToString(answer.Receipt)
 		o.Card = stateOf(a.work.Request, a.work.Card, rep)
 		o.Unsettled = rep.StatusErr != nil
 	}
-	o.Steps = a.take(step)
+	o.Steps = a.take(a.apdus.take(step)...)
 	if rep.StatusErr != nil {
 		o.Steps = append(o.Steps, store.Event{Kind: "status not read", Internal: true, Detail: map[string]any{"error": rep.StatusErr.Error()}})
 	}
@@ -342,7 +360,7 @@ func (a *attempt) unsent(cause error) again {
 	ctx, cancel := a.s.recording()
 	defer cancel()
 	step := store.Event{Kind: string(store.Waiting), Detail: map[string]any{"text": text(cause)}}
-	if err := a.s.Store.Wait(ctx, a.work.Claim, a.work.Request.ID, append(a.take(audit(cause)...), step)...); err != nil {
+	if err := a.s.Store.Wait(ctx, a.work.Claim, a.work.Request.ID, append(a.take(a.apdus.take(audit(cause)...)...), step)...); err != nil {
 		return a.s.recorded(a.work, err)
 	}
 	return blame(cause)
@@ -357,7 +375,7 @@ func (a *attempt) lost(rep card.Report, cause error) again {
 		state = statusOf(rep.Status)
 	}
 	step := store.Event{Kind: string(store.Unknown), Detail: map[string]any{"text": text(cause)}}
-	if err := a.s.Store.Lost(ctx, a.work.Claim, a.work.Request.ID, state, append(a.take(audit(cause)...), step)...); err != nil {
+	if err := a.s.Store.Lost(ctx, a.work.Claim, a.work.Request.ID, state, append(a.take(a.apdus.take(audit(cause)...)...), step)...); err != nil {
 		return a.s.recorded(a.work, err)
 	}
 	if rep.Authenticated {
@@ -452,23 +470,23 @@ func blame(err error) again {
 // settle reads a card's state, on a connection of its own.
 func (s *Server) settle(ctx context.Context, work *taken, who card.Target, place inventory.Place) again {
 	began := time.Now()
-	state, err := s.state(ctx, work.Card, who, place)
+	a := &attempt{s: s, work: work, who: who, place: place}
+	state, err := a.state(ctx)
 	s.Observer.Attempted(place, settled(err), err, time.Since(began))
 	if err == nil {
 		s.trust(suspect{work.Card.EID, place})
 		record, cancel := s.recording()
 		defer cancel()
-		if err = s.Store.RecordCard(record, work.Claim, *state); err == nil {
+		if err = s.Store.RecordCard(record, work.Claim, *state, a.apdus.peek()...); err == nil {
 			return more
 		}
 	}
 	s.Log.Info("card not settled", "eid", work.Card.EID, "reader", place.Name, "reader_id", place.ID, "error", err)
 	if work.Request != nil {
 		defer s.hub.publish(work.Request.ID)
-		a := &attempt{s: s, work: work, who: who, place: place}
 		return a.unsent(err)
 	}
-	s.release(work.Claim)
+	s.release(work.Claim, append(a.apdus.take(audit(err)...), store.Event{Kind: "card not settled", Internal: true, Detail: map[string]any{"error": err.Error()}})...)
 	return blame(err)
 }
 
@@ -480,21 +498,21 @@ func (s *Server) disconnect(conn apdu.Conn, place inventory.Place) {
 }
 
 // state reads a card's state: in an authenticated session, or of a plain eUICC.
-func (s *Server) state(ctx context.Context, c *store.Card, who card.Target, place inventory.Place) (*store.CardState, error) {
-	conn, err := s.Inventory.Open(ctx, place)
+func (a *attempt) state(ctx context.Context) (*store.CardState, error) {
+	conn, err := a.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer s.disconnect(conn, place)
-	if c.Management == store.ES10c {
-		return readPlain(ctx, conn, c, false)
+	defer a.s.disconnect(conn, a.place)
+	if a.work.Card.Management == store.ES10c {
+		return readPlain(ctx, conn, a.work.Card, false)
 	}
 	ch := apdu.BasicChannel(conn)
-	_, terminal, err := s.terminal(ctx, ch, who)
+	_, terminal, err := a.s.terminal(ctx, ch, a.who)
 	if err != nil {
 		return nil, err
 	}
-	session, err := terminal.Authenticate(ctx, ch, who, [32]byte{})
+	session, err := terminal.Authenticate(ctx, ch, a.who, [32]byte{})
 	if err != nil {
 		return nil, err
 	}

@@ -38,7 +38,7 @@ func (s *Server) RegisterCard(ctx context.Context, op store.Operator, record []b
 		return nil, false, fmt.Errorf("%w: none of the card's profiles is of operator %s", ErrForbidden, op.MCCMNC)
 	}
 	fresh = true
-	err = s.Store.RegisterCard(ctx, op.ID, reg)
+	err = s.Store.RegisterCard(ctx, op, reg)
 	if errors.Is(err, store.ErrExists) {
 		fresh, err = s.vouch(ctx, op, reg)
 	}
@@ -197,7 +197,7 @@ func (s *Server) Refresh(ctx context.Context, op store.Operator, eid id.EID) (*s
 	if _, err := s.Card(ctx, op, eid); err != nil {
 		return nil, err
 	}
-	if err := s.Store.Unsettle(ctx, eid, store.Event{Kind: "card refresh", Operator: op.ID}); err != nil {
+	if err := s.Store.Unsettle(ctx, eid, store.Event{Kind: "card refresh", Operator: op.ID, Detail: map[string]any{"user": op.User.Name}}); err != nil {
 		return nil, err
 	}
 	s.awaitSettled(ctx, eid)

@@ -276,11 +276,12 @@ func changed(c *store.Card, seen *uint32) bool {
 	return seen != nil && *seen != c.EventCounter
 }
 
-// release gives a claim back early; one that is not passes by itself.
-func (s *Server) release(c store.Claim) {
+// release gives a claim back early, with what there is to tell of the card; one
+// that is not passes by itself.
+func (s *Server) release(c store.Claim, events ...store.Event) {
 	ctx, cancel := s.recording()
 	defer cancel()
-	if err := s.Store.Release(ctx, c); err != nil {
+	if err := s.Store.Release(ctx, c, events...); err != nil {
 		s.Log.Debug("claim not given back", "eid", c.EID, "error", err)
 	}
 }

@@ -47,7 +47,7 @@ func (a *attempt) disable(ctx context.Context) (es10.Report, error) {
 	if req.ICCID == nil {
 		return es10.Report{}, errors.New("no profile is meant")
 	}
-	conn, err := a.s.Inventory.Open(ctx, a.place)
+	conn, err := a.open(ctx)
 	if err != nil {
 		return es10.Report{}, err
 	}
@@ -74,7 +74,7 @@ func (a *attempt) disable(ctx context.Context) (es10.Report, error) {
 func (a *attempt) readBack(ctx context.Context) (es10.Report, error) {
 	req := a.work.Request
 	rep := es10.Report{Sent: true, Outcome: card.OutcomeUnknown, ICCID: req.ICCID}
-	conn, err := a.s.Inventory.Open(ctx, a.place)
+	conn, err := a.open(ctx)
 	if err != nil {
 		return rep, err
 	}
@@ -120,7 +120,7 @@ func (a *attempt) outcome(rep es10.Report, cause error) store.Outcome {
 		o.State, o.Detail = store.Unknown, "the profile is no longer on the card; whether this request was carried out cannot be known any more"
 	}
 	detail["text"] = o.Detail
-	o.Steps = a.take(store.Event{Kind: string(o.State), Detail: detail})
+	o.Steps = a.take(a.apdus.take(store.Event{Kind: string(o.State), Detail: detail})...)
 	return o
 }
 

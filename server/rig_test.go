@@ -103,6 +103,8 @@ func (r *rig) start() {
 		AuthRetry: r.authRetry,
 		Lease:     r.lease,
 		Poll:      20 * time.Millisecond,
+
+		Checkpoints: auditKey, CheckpointEvery: 20 * time.Millisecond,
 	})
 	require.NoError(r, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -116,6 +118,7 @@ func (r *rig) start() {
 		stopped = true
 		cancel()
 		err := <-ended
+		assert.Empty(r, verified(r, s).Problems)
 		require.NoError(r, s.Close())
 		return err
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/id"
+	trail "github.com/cardbridge/cardbridge/server/audit"
 	"github.com/cardbridge/cardbridge/server/inventory"
 	"github.com/cardbridge/cardbridge/server/rules"
 	"github.com/cardbridge/cardbridge/server/store"
@@ -33,6 +34,8 @@ import (
 const (
 	DefaultLease    = 15 * time.Second
 	DefaultApproval = 24 * time.Hour
+	// DefaultCheckpoint is how long what happened is not signed at most.
+	DefaultCheckpoint = 10 * time.Second
 )
 
 // Backoff is how long to wait between attempts: Min first, doubled each time up
@@ -75,6 +78,10 @@ type Config struct {
 	Show     func(r store.Request, asked, approved string) any
 	// Observer is told of what happens here; nil: nobody.
 	Observer Observer
+	// Checkpoints signs the audit trail: every CheckpointEvery (10 s) while something
+	// happens, at the start and at the end. nil: nobody here does.
+	Checkpoints     *trail.Key
+	CheckpointEvery time.Duration
 	// Poll is how often the record is looked at for what other processes changed;
 	// 200 ms.
 	Poll time.Duration
@@ -154,6 +161,9 @@ func New(c Config) (*Server, error) {
 	if c.Observer == nil {
 		c.Observer = unobserved{}
 	}
+	if c.CheckpointEvery <= 0 {
+		c.CheckpointEvery = DefaultCheckpoint
+	}
 	if c.Poll <= 0 {
 		c.Poll = 200 * time.Millisecond
 	}
@@ -205,6 +215,8 @@ func (s *Server) Run(ctx context.Context) error {
 	watched := make(chan error, 1)
 	go func() { watched <- s.Inventory.Run(ctx) }()
 	var loops sync.WaitGroup
+	signed := &checkpoints{s: s}
+	loops.Go(func() { signed.begin(ctx); s.every(ctx, s.CheckpointEvery, signed.make) })
 	loops.Go(func() { s.every(ctx, s.Poll, s.expire) })
 	loops.Go(func() { s.every(ctx, s.Poll, s.pickUp()) })
 	loops.Go(func() { s.every(ctx, s.Poll, s.recordUses) })
@@ -240,6 +252,7 @@ func (s *Server) Run(ctx context.Context) error {
 		<-watched
 		loops.Wait()
 	}
+	signed.end()
 	return failed
 }
 

@@ -449,7 +449,7 @@ func TestWebhookPatience(t *testing.T) {
 				kinds = append(kinds, e.Kind)
 			}
 		}
-		assert.Equal(h, []string{"webhook added", "webhook disabled", "webhook enabled"}, kinds)
+		assert.Equal(h, []string{"webhook added", "webhook disabled", "webhook enabled", "webhook message sent again"}, kinds)
 	})
 }
 

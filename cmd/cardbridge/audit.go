@@ -36,7 +36,7 @@ func newAuditCmd() *cobra.Command {
 		Long: `Prints the audit trail of a server's record, oldest first: everything that
 happened to operators, cards and requests, with what operators are not told.
 With --json each event is one JSON object on one line. The server may run
-meanwhile.`,
+meanwhile. What is printed proves nothing: audit verify does (docs/audit.md).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			var eid *id.EID
@@ -81,6 +81,7 @@ meanwhile.`,
 			}
 		},
 	}
+	cmd.AddCommand(newAuditExportCmd(), newAuditVerifyCmd(), newAuditKeyCmd())
 	where.addFlags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&eidText, "eid", "", "only what concerns this card")

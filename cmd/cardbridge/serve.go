@@ -39,6 +39,7 @@ type serving struct {
 	rules    string
 	lease    time.Duration
 	approval time.Duration
+	signing  time.Duration // between checkpoints of the audit trail
 	keysets  []string
 	keys     keySource
 	driver   string
@@ -77,6 +78,9 @@ on SIGHUP; a bad one is told in the log, and the rules before it stay.
 			if s.lease < time.Second || s.lease > maxLease || s.approval < time.Second || s.approval > server.MaxTimeout {
 				return fmt.Errorf("--lease takes 1s to %s, --approval-timeout 1s to %s", maxLease, server.MaxTimeout)
 			}
+			if s.signing < 100*time.Millisecond || s.signing > time.Hour {
+				return errors.New("--audit-checkpoint takes 100ms to 1h")
+			}
 			source, err := sourceOf(s.driver)
 			if err != nil {
 				return err
@@ -90,6 +94,7 @@ on SIGHUP; a bad one is told in the log, and the rules before it stay.
 	f.StringVar(&s.rules, "rules", "", "`FILE` of management rules and budgets (default: those that rules show prints)")
 	f.DurationVar(&s.lease, "lease", server.DefaultLease, "how long a claim on a card holds unrenewed, and so how long other servers wait for one that died")
 	f.DurationVar(&s.approval, "approval-timeout", server.DefaultApproval, "how long a request waits for a second user's approval")
+	f.DurationVar(&s.signing, "audit-checkpoint", server.DefaultCheckpoint, "how often what happened is signed in the audit trail, and so how much of it is not proven yet")
 	f.StringArrayVar(&s.keysets, "keyset", nil, "the server's key set `FILE`, readable by its owner alone; while keys are rotated several, the newest first: each card is met under the first that it holds (docs/keys.md)")
 	s.keys.addFlags(f)
 	addDriverFlag(f, &s.driver)
@@ -165,7 +170,13 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	}
 	defer func() { err = errors.Join(err, records.Close()) }()
 	log.Info("record opened", "store", publicStore(where), "shared", records.Shared(), "lease", s.lease, "approval_timeout", s.approval)
+	signer, err := makeAuditKey(s.data)
+	if err != nil {
+		return fmt.Errorf("key of the audit trail: %w", err)
+	}
+	log.Info("audit trail signed", "key", signer.Verifier(), "every", s.signing)
 	srv, err := server.New(server.Config{
+		Checkpoints: signer, CheckpointEvery: s.signing,
 		Store: records, Inventory: inventory.New(source, log), Terminal: terminals[0], Older: terminals[1:], Log: log,
 		Rules: set, Lease: s.lease, Approval: s.approval,
 		Webhooks: webhooks, Show: api.Show, Observer: observed, Drain: s.drain,

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server/audit"
 )
 
 // ProfileState is a profile's recorded state.
@@ -81,13 +82,13 @@ func (c *Card) Profile(iccid id.ICCID) *Profile {
 // RegisterCard adds a card and its profiles in the name of an operator. What is
 // said of its state is unsettled. The error matches ErrExists where the EID is
 // registered.
-func (s *Store) RegisterCard(ctx context.Context, operator int64, c Card) error {
-	return s.writeFor(ctx, operator, "register card", func(tx *tx) error {
+func (s *Store) RegisterCard(ctx context.Context, op Operator, c Card) error {
+	return s.writeFor(ctx, op.ID, "register card", func(tx *tx) error {
 		now := millis(tx.now)
 		res, err := tx.exec(
 			`INSERT INTO cards (eid, management, public_keys, event_counter, unsettled, registered_by, registered_at, updated_at)
 			 VALUES (?, ?, ?, ?, TRUE, ?, ?, ?) ON CONFLICT (eid) DO NOTHING`,
-			c.EID.String(), string(c.Management), append([]byte{}, c.PublicKeys...), c.EventCounter, operator, now, now)
+			c.EID.String(), string(c.Management), append([]byte{}, c.PublicKeys...), c.EventCounter, op.ID, now, now)
 		if err := oneRow(res, err, ErrExists); err != nil {
 			return fmt.Errorf("card %s: %w", c.EID, err)
 		}
@@ -98,11 +99,11 @@ func (s *Store) RegisterCard(ctx context.Context, operator int64, c Card) error 
 				return err
 			}
 		}
-		detail := map[string]any{"event_counter": c.EventCounter, "profiles": iccids}
+		detail := map[string]any{"event_counter": c.EventCounter, "profiles": iccids, "public_keys": c.PublicKeys}
 		if c.Management == ES10c {
 			detail = map[string]any{"management": ES10c, "profiles": iccids}
 		}
-		_, err = tx.vouch(operator, c.EID, detail)
+		_, err = tx.vouch(op, c.EID, detail)
 		return err
 	})
 }
@@ -120,24 +121,25 @@ func (s *Store) Vouch(ctx context.Context, op Operator, eid id.EID) (fresh bool,
 			return fmt.Errorf("%w: a profile of operator %s in card %s", ErrNotFound, op.MCCMNC, eid)
 		}
 		var err error
-		fresh, err = tx.vouch(op.ID, eid, nil)
+		fresh, err = tx.vouch(op, eid, map[string]any{})
 		return err
 	})
 	return fresh, err
 }
 
-func (t *tx) vouch(operator int64, eid id.EID, detail map[string]any) (fresh bool, err error) {
+func (t *tx) vouch(op Operator, eid id.EID, detail map[string]any) (fresh bool, err error) {
 	res, err := t.exec(`INSERT INTO registrations (eid, operator_id, registered_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`,
-		eid.String(), operator, millis(t.now))
+		eid.String(), op.ID, millis(t.now))
 	if err := oneRow(res, err, ErrExists); errors.Is(err, ErrExists) {
 		return false, nil
 	} else if err != nil {
 		return false, err
 	}
-	if _, err := t.exec(`UPDATE guard_scopes SET fleet = fleet + 1 WHERE operator_id = ? AND card_group = ''`, operator); err != nil {
+	if _, err := t.exec(`UPDATE guard_scopes SET fleet = fleet + 1 WHERE operator_id = ? AND card_group = ''`, op.ID); err != nil {
 		return false, err
 	}
-	return true, t.addEvents(Event{Kind: "card registered", EID: &eid, Operator: operator, Internal: true, Detail: detail})
+	detail["user"] = op.User.Name
+	return true, t.addEvents(Event{Kind: audit.Registered, EID: &eid, Operator: op.ID, Internal: true, Detail: detail})
 }
 
 // storable has no NUL in what a card says of a profile: PostgreSQL keeps none,
@@ -382,9 +384,9 @@ func (t *tx) updateProfile(eid id.EID, was, is Profile) error {
 	return err
 }
 
-// RecordCard writes what a card said of itself where no request ends by it, and
-// gives the claim back.
-func (s *Store) RecordCard(ctx context.Context, claim Claim, c CardState) error {
+// RecordCard writes what a card said of itself where no request ends by it, with
+// the steps that led to it, and gives the claim back.
+func (s *Store) RecordCard(ctx context.Context, claim Claim, c CardState, steps ...Event) error {
 	return s.write(ctx, "record card", func(tx *tx) error {
 		before, _, err := tx.hold(claim, 0)
 		if err != nil {
@@ -394,7 +396,7 @@ func (s *Store) RecordCard(ctx context.Context, claim Claim, c CardState) error 
 		if err != nil {
 			return err
 		}
-		if err := tx.addEvents(events...); err != nil {
+		if err := tx.addEvents(append(of(claim.EID, steps), events...)...); err != nil {
 			return err
 		}
 		return tx.giveBack(claim)

@@ -101,7 +101,7 @@ func scanEntry(row scanner) (audit.Entry, error) {
 	)
 	err := row.Scan(&e.Seq, &chain, &n, &hash, &e.At, &e.Kind, &request, &eid, &operator, &e.Internal, &e.Detail)
 	if err != nil {
-		return e, fmt.Errorf("store: an entry of the audit trail after which others may come: %w", err)
+		return e, fmt.Errorf("store: an entry of the audit trail: %w", err)
 	}
 	ok := (chain == nil) == (n == nil) && (chain == nil) == (hash == nil)
 	if ok && chain != nil {

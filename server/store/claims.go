@@ -188,9 +188,24 @@ func (t *tx) giveBack(c Claim) error {
 	return err
 }
 
-// Release gives a claim back. One that has passed is left alone.
-func (s *Store) Release(ctx context.Context, c Claim) error {
-	return s.write(ctx, "release", func(tx *tx) error { return tx.giveBack(c) })
+// Release gives a claim back, and writes what there is to tell of the card. One
+// that has passed is left alone.
+func (s *Store) Release(ctx context.Context, c Claim, events ...Event) error {
+	return s.write(ctx, "release", func(tx *tx) error {
+		if err := tx.addEvents(of(c.EID, events)...); err != nil {
+			return err
+		}
+		return tx.giveBack(c)
+	})
+}
+
+// of are events of a card.
+func of(eid id.EID, events []Event) []Event {
+	out := slices.Clone(events)
+	for i := range out {
+		out[i].EID = &eid
+	}
+	return out
 }
 
 // Renew lengthens the leases of a server's claims on some cards, where they have

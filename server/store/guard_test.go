@@ -361,7 +361,7 @@ func TestGuardIsExact(t *testing.T) {
 			eids[i] = id.EID{0x89, 0x04, 0x90, 0x33, 12: byte(i / 100), 13: byte(i / 10 % 10), 14: byte(i % 10)}.WithCheckDigits()
 			c := f.card(t, eids[i])
 			c.Profiles = c.Profiles[:1]
-			require.NoError(t, f.RegisterCard(t.Context(), f.op.ID, c))
+			require.NoError(t, f.RegisterCard(t.Context(), f.op, c))
 		}
 		b := budgeted{budget, guard.NoLimit}
 		stores := []*Store{f.Store}

@@ -184,7 +184,7 @@ func TestClaimThatNobodyKnowsOfPasses(t *testing.T) {
 		_, err := s.Claim(t.Context(), f.me, f.eid)
 		require.ErrorIs(t, err, lost)
 		on.Store(false)
-		require.NoError(t, s.RegisterCard(t.Context(), f.op.ID, f.card(t, testEID(2))))
+		require.NoError(t, s.RegisterCard(t.Context(), f.op, f.card(t, testEID(2))))
 		other, err := s.Claim(t.Context(), f.me, testEID(2))
 		require.NoError(t, err)
 		for range 3 {

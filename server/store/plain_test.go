@@ -12,7 +12,7 @@ import (
 func (f *fixture) plain(t testing.TB) {
 	c := f.card(t, testEID(3))
 	c.Management, c.PublicKeys, c.EventCounter = ES10c, nil, 0
-	require.NoError(t, f.RegisterCard(t.Context(), f.op.ID, c))
+	require.NoError(t, f.RegisterCard(t.Context(), f.op, c))
 	f.eid = c.EID
 }
 

@@ -147,6 +147,8 @@ type Verdict struct {
 	Window time.Duration
 	// Audit is what the audit trail keeps of the decision.
 	Audit map[string]any
+	// Steps are of the attempt that a refusal, or the wish for an approval, ends.
+	Steps []Event
 }
 
 // Submitted is what became of a submission.
@@ -622,7 +624,7 @@ func (t *tx) holdAgain(r *Request, v Verdict, before []Event) error {
 	if err := t.tell(webhook.Held, &now); err != nil {
 		return err
 	}
-	return t.addEvents(r.steps(append(slices.Clone(before),
+	return t.addEvents(r.steps(append(slices.Concat(before, v.Steps),
 		Event{Kind: "decision", Internal: true, Detail: v.Audit},
 		Event{Kind: string(Held), Detail: map[string]any{"text": v.Hold, "until": v.HoldUntil}},
 	))...)
@@ -630,10 +632,10 @@ func (t *tx) holdAgain(r *Request, v Verdict, before []Event) error {
 
 // Outcome is how a request ends that was not sent and is refused.
 func (v Verdict) Outcome() Outcome {
-	return Outcome{State: Refused, Refusal: v.Refusal, Steps: []Event{
-		{Kind: "decision", Internal: true, Detail: v.Audit},
-		{Kind: string(Refused), Detail: v.Refusal.detail()},
-	}}
+	return Outcome{State: Refused, Refusal: v.Refusal, Steps: append(slices.Clone(v.Steps),
+		Event{Kind: "decision", Internal: true, Detail: v.Audit},
+		Event{Kind: string(Refused), Detail: v.Refusal.detail()},
+	)}
 }
 
 // detail is a refusal in a step.

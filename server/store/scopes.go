@@ -241,7 +241,7 @@ func (s *Store) SetCardGroups(ctx context.Context, op Operator, eid id.EID, grou
 			}
 		}
 		return tx.addEvents(Event{
-			Kind: "groups set", EID: &eid, Operator: op.ID, Internal: true, Detail: map[string]any{"groups": groups, "was": was},
+			Kind: "groups set", EID: &eid, Operator: op.ID, Internal: true, Detail: map[string]any{"groups": groups, "was": was, "user": op.User.Name},
 		})
 	})
 }

@@ -87,7 +87,7 @@ func newFixture(t *testing.T, where string) *fixture {
 	f.op, err = f.AddOperator(t.Context(), "one", owner, User{Name: "first", Roles: AllRoles}, Grant{Hash: sha256.Sum256([]byte("one"))})
 	require.NoError(t, err)
 	f.eid, f.iccid = testEID(1), testICCID(t, 1)
-	require.NoError(t, f.RegisterCard(t.Context(), f.op.ID, f.card(t, f.eid)))
+	require.NoError(t, f.RegisterCard(t.Context(), f.op, f.card(t, f.eid)))
 	return f
 }
 
@@ -331,17 +331,17 @@ func TestCards(t *testing.T) {
 		assert.True(t, got.Registered)
 		assert.True(t, got.Unsettled, "the registrant's word")
 
-		assert.ErrorIs(t, f.RegisterCard(t.Context(), f.op.ID, want), ErrExists)
+		assert.ErrorIs(t, f.RegisterCard(t.Context(), f.op, want), ErrExists)
 		_, err = f.Card(t.Context(), testEID(9), 0)
 		assert.ErrorIs(t, err, ErrNotFound)
 
 		bare := Card{EID: testEID(2), Management: Applet, PublicKeys: []byte("{}")}
-		require.NoError(t, f.RegisterCard(t.Context(), f.op.ID, bare))
+		require.NoError(t, f.RegisterCard(t.Context(), f.op, bare))
 		got, err = f.Card(t.Context(), bare.EID, 0)
 		require.NoError(t, err)
 		assert.Empty(t, got.Profiles)
 
-		require.NoError(t, f.RegisterCard(t.Context(), f.op.ID, f.card(t, testEID(3))))
+		require.NoError(t, f.RegisterCard(t.Context(), f.op, f.card(t, testEID(3))))
 		eids, err := f.CardsOf(t.Context(), f.op, "", 10)
 		require.NoError(t, err)
 		assert.ElementsMatch(t, []id.EID{f.eid, testEID(3)}, eids)

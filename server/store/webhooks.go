@@ -312,8 +312,10 @@ func (s *Store) TestWebhook(ctx context.Context, op Operator, hook string) (Deli
 			d.ID, w.ID, webhook.Test, millis(tx.now), millis(tx.now)); err != nil {
 			return err
 		}
-		d, err = readDelivery(tx, w.ID, d.ID, "")
-		return err
+		if d, err = readDelivery(tx, w.ID, d.ID, ""); err != nil {
+			return err
+		}
+		return tx.addEvents(w.event("webhook tested", op.User))
 	})
 	return d, err
 }
@@ -350,8 +352,12 @@ func (s *Store) Redeliver(ctx context.Context, op Operator, webhook, message str
 		}
 		now := fromMillis(millis(tx.now))
 		d.State, d.DueAt, d.EndedAt = Pending, &now, nil
-		_, err = tx.exec(`UPDATE webhook_deliveries SET state = 'pending', due_at = ?, ended_at = NULL WHERE seq = ?`, millis(now), d.Seq)
-		return err
+		if _, err = tx.exec(`UPDATE webhook_deliveries SET state = 'pending', due_at = ?, ended_at = NULL WHERE seq = ?`, millis(now), d.Seq); err != nil {
+			return err
+		}
+		e := w.event("webhook message sent again", op.User)
+		e.RequestID, e.Detail["message"] = d.RequestID, d.ID
+		return tx.addEvents(e)
 	})
 	return d, err
 }
@@ -500,8 +506,10 @@ func (s *Store) PruneDeliveries(ctx context.Context, limit int) (n int64, err er
 		if err != nil {
 			return err
 		}
-		n, err = res.RowsAffected()
-		return err
+		if n, err = res.RowsAffected(); err != nil || n == 0 {
+			return err
+		}
+		return tx.addEvents(Event{Kind: "webhook messages forgotten", Internal: true, Detail: map[string]any{"messages": n}})
 	})
 	return n, err
 }
