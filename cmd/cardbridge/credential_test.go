@@ -179,7 +179,7 @@ func TestClientCertificateFlags(t *testing.T) {
 		assert.ErrorContains(t, err, want)
 	}
 	require.NoError(t, s.stop())
-	v := serving{recordFlags: s.record, keyset: s.path("server.json"), listen: "127.0.0.1:0", insecure: true, clientCA: s.path("ca.pem")}
+	v := serving{recordFlags: s.record, keysets: []string{s.path("server.json")}, listen: "127.0.0.1:0", insecure: true, clientCA: s.path("ca.pem")}
 	assert.ErrorContains(t, v.run(t.Context(), &printer{out: io.Discard, err: io.Discard}, s.readers), "needs TLS")
 	v.insecure = false
 	assert.ErrorIs(t, v.run(t.Context(), &printer{out: io.Discard, err: io.Discard}, s.readers), os.ErrNotExist)
