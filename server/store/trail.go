@@ -32,7 +32,12 @@ func (s *Store) Trail(ctx context.Context) (*Trail, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	return &Trail{s: s, tx: tx, r: reads{s, ctx}}, nil
+	t := &Trail{s: s, tx: tx, r: reads{s, ctx}}
+	var at int64
+	if err := t.row(`SELECT at FROM health WHERE id = 1`).Scan(&at); err != nil { // its moment is that of its first statement
+		return nil, errors.Join(fmt.Errorf("store: %w", err), t.Close())
+	}
+	return t, nil
 }
 
 // Close lets the moment go.
