@@ -14,7 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var update = flag.Bool("update", false, "write the document that the client is generated from")
+var update = flag.Bool("document", false, "write the document that the client is generated from")
 
 // The document in the repo is the one that is served, and the client in the repo
 // is what is generated from it.

@@ -2,7 +2,7 @@
 // and methods are generated from the OpenAPI document that the server serves.
 package client
 
-//go:generate go test -count=1 -run ^TestDocument$ .. -update
+//go:generate go test -count=1 -run ^TestDocument$ .. -document
 //go:generate go tool oapi-codegen -config generate.yaml -o generated.go openapi.json
 
 import (
