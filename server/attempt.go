@@ -417,6 +417,7 @@ var sentences = []struct {
 	{card.ErrUnverified, card.ErrUnverified.Error()},
 	{card.ErrMalformed, "the card's answer is malformed"},
 	{es10.ErrMalformed, "the card's answer is malformed"},
+	{es10.ErrNotDone, "the card says that it is done, and it is not"},
 	{es10.ErrAnotherCard, "the reader has another card"},
 	{errApplet, errApplet.Error()},
 	{apdu.ErrMalformed, "the card's answer is malformed"},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/cardbridge/cardbridge/hwtest/rig/postgres"
 	"github.com/cardbridge/cardbridge/server"
 	"github.com/cardbridge/cardbridge/server/inventory"
+	"github.com/cardbridge/cardbridge/server/rules"
 	"github.com/cardbridge/cardbridge/server/servertest"
 	"github.com/cardbridge/cardbridge/server/store"
 )
@@ -61,9 +63,9 @@ func dieServing(dir, point string) error {
 	readers.Insert("reader", c, func(capdu []byte, next servertest.Next) ([]byte, error) {
 		switch {
 		case point == "authenticating" && capdu[1] == servertest.INSExternalAuthenticate,
-			point == "marked" && isSecured(capdu, servertest.INSDeactivate):
+			point == "marked" && sends(capdu):
 			die()
-		case point == "carried out" && isSecured(capdu, servertest.INSDeactivate):
+		case point == "carried out" && sends(capdu):
 			if _, err := next(capdu); err != nil {
 				return nil, err
 			}
@@ -72,7 +74,7 @@ func dieServing(dir, point string) error {
 		return next(capdu)
 	})
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	srv, err := server.New(server.Config{Store: s, Inventory: inventory.New(readers, log), Terminal: servertest.Terminal(), Log: log, Rules: servertest.Rules})
+	srv, err := server.New(server.Config{Store: s, Inventory: inventory.New(readers, log), Terminal: servertest.Terminal(), Log: log, Rules: everyPlainOne})
 	if err != nil {
 		return err
 	}
@@ -80,6 +82,9 @@ func dieServing(dir, point string) error {
 	defer cancel()
 	return srv.Run(ctx)
 }
+
+// sends reports whether an APDU is the command that a mark is for.
+func sends(capdu []byte) bool { return isSecured(capdu, servertest.INSDeactivate) || isDisable(capdu) }
 
 // The server dies at a step of a request; the next one brings it to its end and
 // the record ends as the card is.
@@ -134,3 +139,49 @@ func TestKillNine(t *testing.T) {
 		})
 	}
 }
+
+// The same with a plain eUICC: what was sent is read back, and not sent again.
+func TestKillNinePlainEUICC(t *testing.T) {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	for point, want := range map[string]store.State{"marked": store.Failed, "carried out": store.Done} {
+		t.Run(point, func(t *testing.T) {
+			r := newRig(t)
+			require.NoError(t, r.stop())
+			r.rules = everyPlainOne
+			r.start()
+			im := servertest.Plain(servertest.Image(1))
+			r.insert(im, nil)
+			r.readers.Remove("reader")
+			file, err := im.Marshal()
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(filepath.Join(r.dir, "card.json"), file, 0o600))
+			req := r.ask(server.Deactivation{EID: im.EID})
+			require.NoError(t, r.stop())
+
+			child := exec.Command(self)
+			child.Env = append(os.Environ(), crashDir+"="+r.dir, crashPoint+"="+point)
+			out, err := child.CombinedOutput()
+			var exit *exec.ExitError
+			require.ErrorAs(t, err, &exit, "%s", out)
+			require.Equal(t, -1, exit.ExitCode(), "killed: %s", out)
+
+			c, err := appletsim.Open(filepath.Join(r.dir, "card.json"))
+			require.NoError(t, err)
+			defer c.Close()
+			r.start()
+			now, err := r.store.Request(t.Context(), req.ID)
+			require.NoError(t, err)
+			assert.Equal(t, store.Sending, now.State)
+			r.readers.Insert("reader", c, nil)
+			req = r.finished(req)
+			assert.Equal(t, want, req.State, "%s", req.Detail)
+			assert.Contains(t, r.kinds(req, false), "unknown")
+			assert.Zero(t, r.disables("reader"))
+			r.asPlain(c)
+		})
+	}
+}
+
+// everyPlainOne are rules that allow every plain eUICC.
+var everyPlainOne = sync.OnceValue(func() *rules.Set { return servertest.PlainRules("every-plain-one", "true") })

@@ -24,9 +24,14 @@ func RulesWith(budget string) *rules.Set {
 // PlainRules are Rules with one allowance for plain eUICCs, by its name and its
 // expression.
 func PlainRules(name, allow string) *rules.Set {
-	set, err := rules.Parse("servertest", fmt.Appendf(bytes.Replace(RulesFile("{}"), []byte("es10c: []"), nil, 1), "es10c: [{name: %s, allow: '%s'}]\n", name, allow))
+	set, err := rules.Parse("servertest", PlainRulesFile(name, allow))
 	must(err)
 	return set
+}
+
+// PlainRulesFile is the file of PlainRules.
+func PlainRulesFile(name, allow string) []byte {
+	return bytes.Replace(RulesFile("{}"), []byte("es10c: []"), fmt.Appendf(nil, "es10c: [{name: %s, allow: '%s'}]", name, allow), 1)
 }
 
 // RulesFile is the file of RulesWith.
