@@ -99,6 +99,9 @@ func (s *secured) load(ctx context.Context, stderr io.Writer, res *cardResult) (
 	if err != nil {
 		return nil, card.Target{}, err
 	}
+	if card.IsPlainRecord(b) {
+		return nil, card.Target{}, fmt.Errorf("%s is of a plain eUICC, which has no keys: use --es10", s.card)
+	}
 	record, err := card.ParseRecord(b)
 	if err != nil {
 		return nil, card.Target{}, fmt.Errorf("%s: %w", s.card, err)

@@ -115,7 +115,12 @@ func writeCard(p *printer, im *appletsim.Image, imageFile, recordFile string) er
 	if err != nil {
 		return err
 	}
-	if _, err := card.ParseRecord(recordJSON); err != nil {
+	if card.IsPlainRecord(recordJSON) {
+		_, err = card.ParsePlainRecord(recordJSON)
+	} else {
+		_, err = card.ParseRecord(recordJSON)
+	}
+	if err != nil {
 		return err
 	}
 	if err := writeFile(imageFile, 0o600, imageJSON); err != nil {

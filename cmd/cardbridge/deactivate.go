@@ -47,7 +47,9 @@ func newDeactivateCmd() *cobra.Command {
 		Long: `Asks a server to deactivate a profile. With --wait it tells each step as it
 happens and ends in the card's receipt, which it verifies itself: under the keys
 that the server has for the card, or, with --card, under those of your own card
-record.
+record. A plain eUICC gives no receipt: that it is done is the server's word, which
+read the card again after a reset, and the output says so. For a card that has
+keys, on file or in --card, a receipt is always wanted.
 
 A request beyond the guard's budget, or for a card of a critical group, is held:
 it waits for another user's approval (cardbridge approve), which --wait waits for
@@ -81,6 +83,7 @@ type deactivateJSON struct {
 	EID             string                   `json:"eid"`
 	ICCID           string                   `json:"iccid,omitempty"`
 	State           client.DeactivationState `json:"state,omitempty"`
+	How             client.DeactivationHow   `json:"how,omitempty"` // es10c: nothing is authenticated or signed
 	HeldWhy         string                   `json:"held_why,omitempty"`
 	ApprovedBy      string                   `json:"approved_by,omitempty"`
 	Outcome         string                   `json:"outcome,omitempty"`
@@ -214,9 +217,13 @@ func describe(s client.Step) string {
 		if iccid := get("iccid"); iccid != "" {
 			text += ", profile " + iccid
 		}
-	case "authenticating", "recovering":
+	case "authenticating", "recovering", "reading":
 		text = "reader " + get("reader")
 	case "sending":
+		if isPlain(get("how")) {
+			text = "by ES10c, unauthenticated: DisableProfile for " + get("iccid") + " goes out"
+			break
+		}
 		text = "authenticated both ways in suite " + get("suite")
 		if kid := get("kid"); kid != "" {
 			text += " under key set " + kid
@@ -233,10 +240,11 @@ func describe(s client.Step) string {
 
 // report verifies what there is to verify and prints how a request ended. What
 // the server says the card did is believed with a receipt for it alone: without
-// one the outcome is unknown, whatever the server calls it.
+// one the outcome is unknown, whatever the server calls it. Of a plain eUICC,
+// which gives none, it is told as the server's word.
 func (a *asking) report(ctx context.Context, p *printer, c *client.Client, d *client.Deactivation, cause error) error {
 	res := deactivateJSON{
-		RequestID: d.ID, EID: d.EID, ICCID: d.ICCID, State: d.State, Detail: d.Detail, Outcome: string(d.State), HeldWhy: d.HeldWhy, ApprovedBy: d.ApprovedBy,
+		RequestID: d.ID, EID: d.EID, ICCID: d.ICCID, State: d.State, How: d.How, Detail: d.Detail, Outcome: string(d.State), HeldWhy: d.HeldWhy, ApprovedBy: d.ApprovedBy,
 	}
 	if d.Refusal != nil && d.SentAt == nil && d.Answer == nil {
 		return p.refusedByRule(res, d.Refusal.Rule, d.Refusal.SubjectCode, d.Refusal.ReasonCode, d.Refusal.Text)
@@ -274,12 +282,18 @@ func (a *asking) report(ctx context.Context, p *printer, c *client.Client, d *cl
 	case d.State == "unknown":
 		status = exitStatus(exitUnknown)
 	case d.State != "done" && d.State != "refused":
-	case !verified:
-		unknown(fmt.Sprintf("the server says %s, and shows no answer of the card", d.State))
-	case d.State == "done":
-		status = nil
 	default:
-		res.RefusedBy, status = "card", exitStatus(exitCardRefused)
+		if !verified {
+			if err := a.mayBePlain(ctx, c, d); err != nil {
+				unknown(fmt.Sprintf("the server says %s, and shows no answer of the card: %v", d.State, err))
+				break
+			}
+		}
+		if d.State == "done" {
+			status = nil
+		} else {
+			res.RefusedBy, status = "card", exitStatus(exitCardRefused)
+		}
 	}
 	if err := p.ended(res, ""); err != nil {
 		return err
@@ -339,6 +353,9 @@ func (p *printer) deactivation(res deactivateJSON) {
 	} else {
 		p.field("state", string(res.State))
 	}
+	if isPlain(res.How) {
+		p.field("how", p.paint(yellow, notSigned))
+	}
 	p.field("held", printable(res.HeldWhy))
 	p.field("approved by", printable(res.ApprovedBy))
 	p.field("why", res.Detail)
@@ -360,6 +377,9 @@ func (p *printer) deactivation(res deactivateJSON) {
 		}
 	}
 }
+
+// notSigned is how a request was carried out by ES10c.
+const notSigned = "ES10c: not authenticated, not signed; the server's word, which read the card back after a reset"
 
 // verify checks that an answer is the card's, about what was asked for, and
 // says what the server makes of it.
@@ -417,6 +437,26 @@ func (a *asking) verify(ctx context.Context, c *client.Client, d *client.Deactiv
 		return fmt.Errorf("the card's result is %X", result)
 	}
 	return nil
+}
+
+// mayBePlain says why a request cannot have been carried out without a receipt:
+// it was not by ES10c, or the card is no plain eUICC, but one whose keys are known.
+func (a *asking) mayBePlain(ctx context.Context, c *client.Client, d *client.Deactivation) error {
+	if !isPlain(d.How) {
+		return errors.New("a receipt is wanted")
+	}
+	if a.record != "" {
+		b, err := readFile(a.record)
+		if err == nil && !card.IsPlainRecord(b) {
+			err = errors.New("--card has keys under which a receipt must verify")
+		}
+		return err
+	}
+	out, err := c.Insist(clientTries).GetCard(ctx, d.EID)
+	if err == nil && !isPlain(out.Management) {
+		err = errors.New("the card is registered with keys under which a receipt must verify")
+	}
+	return err
 }
 
 // cardRecord has the keys that the receipt must verify under.

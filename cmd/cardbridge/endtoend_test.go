@@ -21,14 +21,19 @@ import (
 type host struct {
 	test        *testing.T // the one that the process lives as long as
 	keyset, dir string
+	rules       string // file; "": those that are built in
 	ready       readyJSON
 	cmd         *exec.Cmd
 }
 
 func (h *host) start(t *testing.T) {
 	t.Helper()
-	h.cmd = program(h.test.Context(), "serve", "--data", filepath.Join(h.dir, "data"), "--keyset", h.keyset,
-		"--listen", "127.0.0.1:0", "--trace", filepath.Join(h.dir, "traces"), "--json")
+	args := []string{"serve", "--data", filepath.Join(h.dir, "data"), "--keyset", h.keyset,
+		"--listen", "127.0.0.1:0", "--trace", filepath.Join(h.dir, "traces"), "--json"}
+	if h.rules != "" {
+		args = append(args, "--rules", h.rules)
+	}
+	h.cmd = program(h.test.Context(), args...)
 	h.cmd.Stderr = h.test.Output()
 	out, err := h.cmd.StdoutPipe()
 	require.NoError(t, err)

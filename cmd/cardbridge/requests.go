@@ -41,7 +41,7 @@ one line.`,
 						}
 					}
 					why := cmp.Or(d.Detail, d.HeldWhy)
-					rows = append(rows, []string{d.ID, d.EID, string(d.State), printable(d.User), when(d.CreatedAt), when(d.Deadline), printable(why)})
+					rows = append(rows, []string{d.ID, d.EID, string(d.State), string(d.How), printable(d.User), when(d.CreatedAt), when(d.Deadline), printable(why)})
 				}
 				left -= int64(len(page.Deactivations))
 				if ask.Before = page.Next; ask.Before == 0 {
@@ -49,7 +49,7 @@ one line.`,
 				}
 			}
 			if !p.json {
-				p.table("REQUEST|EID|STATE|ASKED BY|ASKED AT|DEADLINE|WHY", rows)
+				p.table("REQUEST|EID|STATE|HOW|ASKED BY|ASKED AT|DEADLINE|WHY", rows)
 			}
 			return nil
 		})
