@@ -29,6 +29,7 @@ func (a *attempt) plain(ctx context.Context) again {
 	rep, err := try(ctx)
 	a.s.Log.Info("attempt", "request", req.ID, "eid", req.EID, "reader", a.place.Name, "reader_id", a.place.ID, "how", store.ES10c, "outcome", rep.Outcome,
 		"sent", rep.Sent, "took", time.Since(began).Round(time.Microsecond), "error", err)
+	a.s.Observer.Attempted(a.place, outcomeOf(card.Report{Outcome: rep.Outcome, Sent: rep.Sent}), err, time.Since(began))
 	switch {
 	case errors.Is(err, store.ErrRefused) || errors.Is(err, store.ErrHeld):
 		return no

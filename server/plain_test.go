@@ -410,8 +410,7 @@ func TestPlainEUICCRecoveryReadsAlone(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				im := servertest.Plain(servertest.Image(map[bool]int{true: 1, false: 2}[back]))
 				var out atomic.Bool
-				var c *appletsim.Card
-				c = r.insert(im, func(capdu []byte, next servertest.Next) ([]byte, error) {
+				c := r.insert(im, func(capdu []byte, next servertest.Next) ([]byte, error) {
 					if isDisable(capdu) {
 						_, err := next(capdu)
 						out.Store(true)
