@@ -63,6 +63,8 @@ type Store struct {
 	committed func(writes int, took time.Duration, err error)
 	arrived   func(state State, by string)
 
+	unaudited bool
+
 	migrated struct{ from, to int64 } // the schema, by this process; 0: it was not
 
 	writes     chan *writing
@@ -95,6 +97,10 @@ func WithFaults(f func(write string, committed bool) error) Option {
 func WithTimings(f func(query string, took time.Duration)) Option {
 	return func(s *Store) { s.timed = f }
 }
+
+// WithoutAudit leaves all events out. It is for measuring what they cost, and for
+// nothing else: requests without steps, and a record that proves nothing.
+func WithoutAudit() Option { return func(s *Store) { s.unaudited = true } }
 
 // timing begins the time of a statement; end tells of it.
 func (s *Store) timing(query string) (end func()) {

@@ -79,7 +79,7 @@ func testICCID(t testing.TB, n int) id.ICCID {
 	return c
 }
 
-func newFixture(t *testing.T, where string) *fixture {
+func newFixture(t testing.TB, where string) *fixture {
 	f := &fixture{where: where, clock: &clock{t: time.UnixMilli(1_800_000_000_000).UTC()}, me: Server{"me", time.Minute}}
 	f.Store = f.open(t)
 	owner, err := id.ParseMCCMNC("46011")
@@ -92,7 +92,7 @@ func newFixture(t *testing.T, where string) *fixture {
 }
 
 // open opens the record once more, as another server would.
-func (f *fixture) open(t *testing.T, opts ...Option) *Store {
+func (f *fixture) open(t testing.TB, opts ...Option) *Store {
 	s, err := Open(t.Context(), f.where, append([]Option{WithClock(f.clock.now)}, opts...)...)
 	require.NoError(t, err)
 	t.Cleanup(func() { s.Close() })
