@@ -36,6 +36,7 @@ const maxLease = 10 * time.Minute
 type serving struct {
 	recordFlags
 	operating
+	limiting
 	rules    string
 	lease    time.Duration
 	approval time.Duration
@@ -106,6 +107,7 @@ on SIGHUP; a bad one is told in the log, and the rules before it stay.
 	f.StringVar(&s.webhooks.ca, "webhook-ca", "", "file of certificates, in PEM, that webhooks' endpoints may be certified by beside the system's")
 	f.BoolVar(&s.verbose, "verbose", false, "log details: --log-level debug")
 	s.operating.addFlags(f)
+	s.limiting.addFlags(f)
 	addJSONFlag(cmd)
 	_ = cmd.MarkFlagRequired("data")
 	_ = cmd.MarkFlagRequired("keyset")
@@ -197,6 +199,7 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	}
 	defer stopMetrics()
 	web := api.NewServer(operators)
+	ln = api.Bounded(ln, s.connections, s.connectionsOfOne)
 	if !s.insecure {
 		cert, pin, err := api.Certificate(s.data, time.Now())
 		if err != nil {

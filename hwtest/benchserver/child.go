@@ -97,7 +97,7 @@ func serve(c serving) (err error) {
 	if err != nil {
 		return err
 	}
-	web := api.NewServer(api.New(srv, log))
+	web := api.NewServer(api.New(srv, log, api.WithLimits(api.Limits{})))
 	cert, pin, err := api.Certificate(c.Dir, time.Now())
 	if err != nil {
 		return err

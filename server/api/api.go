@@ -4,6 +4,7 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"mime"
@@ -41,6 +42,7 @@ type API struct {
 	huma   huma.API
 	mux    *http.ServeMux
 	cas    *ClientCAs // nil: no client certificates
+	limits *limiter
 
 	// Answered, where it is set before the first request comes, is told of each:
 	// its method and its route's pattern, "other" for what there is not.
@@ -70,7 +72,7 @@ func New(s *server.Server, log *slog.Logger, opts ...Option) *API {
 		bearer:    {Type: "http", Scheme: "bearer", Description: "A user's token, as `cardbridge operator add` or `operator user token add` printed it."},
 		mutualTLS: {Type: "mutualTLS", Description: "A client certificate whose key is a user's (`cardbridge operator user certificate add`), of a CA that the server was started with. With a token too both have to be the same user's."},
 	}
-	a := &API{server: s, log: log, mux: http.NewServeMux(), heartbeat: heartbeat, slow: slowClient}
+	a := &API{server: s, log: log, mux: http.NewServeMux(), heartbeat: heartbeat, slow: slowClient, limits: newLimiter(DefaultLimits)}
 	for _, o := range opts {
 		o(a)
 	}
@@ -94,10 +96,23 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
+	if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
+		// It may have had a Content-Length too, by which a proxy saw it end elsewhere.
+		h.Set("Connection", "close") // RFC 9112 §6.1
+	}
 	answer := a.mux.ServeHTTP
 	_, pattern := a.mux.Handler(r)
 	if pattern == "" {
 		answer = a.unknownRoute
+	}
+	if !strings.Contains(pattern, " /v1/") {
+		if wait := a.limits.open(r.RemoteAddr); wait > 0 {
+			answer = func(w http.ResponseWriter, _ *http.Request) {
+				p, seconds := tooMany(wait, "of this address")
+				w.Header().Set("Retry-After", seconds)
+				replyProblem(w, p)
+			}
+		}
 	}
 	a.logged(w, r, pattern, answer)
 }
@@ -113,6 +128,13 @@ func NewServer(a *API) *http.Server {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: 128,
+			MaxReadFrameSize:     16 << 10, // the least that there is
+			SendPingTimeout:      30 * time.Second,
+			PingTimeout:          15 * time.Second,
+			WriteByteTimeout:     slowClient,
+		},
 	}
 }
 
@@ -131,10 +153,16 @@ func (a *API) authenticate(ctx huma.Context, next func(huma.Context)) {
 		token = ""
 	}
 	token = strings.TrimSpace(token)
+	credential := credentialOf(ctx, token)
+	if wait := a.limits.stranger(ctx.RemoteAddr(), credential); wait > 0 {
+		a.late(ctx, wait, "of this address that were nobody's")
+		return
+	}
 	op, err := a.identify(ctx, token)
 	if err != nil {
 		p := a.problem(ctx.Context(), err)
 		if p.Status == http.StatusUnauthorized {
+			a.limits.failed(ctx.RemoteAddr())
 			challenge := `Bearer realm="cardbridge"`
 			if token != "" {
 				challenge += `, error="invalid_token"` // RFC 6750 §3.1
@@ -145,11 +173,31 @@ func (a *API) authenticate(ctx huma.Context, next func(huma.Context)) {
 		return
 	}
 	came(ctx.Context(), op)
+	if wait := a.limits.came(op, credential); wait > 0 {
+		a.late(ctx, wait, "of this user, or of its operator's users")
+		return
+	}
 	if role, _ := ctx.Operation().Metadata[roleKey].(store.Roles); op.User.Roles&role != role {
 		writeProblem(ctx, newProblem(http.StatusForbidden, fmt.Sprintf("this needs the role %s, and user %q has %s by this credential", role, op.User.Name, op.User.Roles)))
 		return
 	}
 	next(huma.WithValue(ctx, operatorKey{}, op))
+}
+
+// credentialOf names what a request came with.
+func credentialOf(ctx huma.Context, token string) [sha256.Size]byte {
+	b := []byte(token)
+	if state := ctx.TLS(); state != nil && len(state.PeerCertificates) > 0 {
+		b = append(b, state.PeerCertificates[0].Raw...)
+	}
+	return sha256.Sum256(b)
+}
+
+// late answers a request that has to wait.
+func (a *API) late(ctx huma.Context, wait time.Duration, whose string) {
+	p, seconds := tooMany(wait, whose)
+	ctx.SetHeader("Retry-After", seconds)
+	writeProblem(ctx, p)
 }
 
 // onlyJSON turns away what does not call itself JSON, where it calls itself
@@ -185,7 +233,7 @@ func secured(role store.Roles, op huma.Operation) huma.Operation {
 	op.Metadata = map[string]any{roleKey: role}
 	op.Description = strings.TrimSpace(op.Description + " Role: " + role.String() + ".")
 	op.MaxBodyBytes = maxBody
-	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusUnsupportedMediaType, http.StatusServiceUnavailable)
+	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusUnsupportedMediaType, http.StatusTooManyRequests, http.StatusServiceUnavailable)
 	if op.Method != http.MethodGet {
 		op.Errors = append(op.Errors, http.StatusRequestEntityTooLarge)
 	}

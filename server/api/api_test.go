@@ -59,7 +59,7 @@ func newFixture(t testing.TB) *fixture {
 
 // newFixtureOn is a fixture whose record is at path, or at a URL.
 func newFixtureOn(t testing.TB, path string, c server.Config, opts ...api.Option) *fixture {
-	f := &fixture{TB: t, readers: servertest.NewReaders(), path: path, config: c, options: opts}
+	f := &fixture{TB: t, readers: servertest.NewReaders(), path: path, config: c, options: append([]api.Option{api.WithLimits(api.Limits{})}, opts...)}
 	f.start()
 	own, err := f.api.OpenAPI()
 	require.NoError(t, err)

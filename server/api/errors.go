@@ -149,9 +149,13 @@ func (a *API) unknownRoute(w http.ResponseWriter, r *http.Request) {
 	if said.status < 400 {
 		said.status = http.StatusNotFound
 	}
+	replyProblem(w, newProblem(said.status, detail))
+}
+
+func replyProblem(w http.ResponseWriter, p *Problem) {
 	w.Header().Set("Content-Type", problemType)
-	w.WriteHeader(said.status)
-	_ = json.NewEncoder(w).Encode(newProblem(said.status, detail))
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p) // a client that is gone does not read it
 }
 
 // statusOnly is a ResponseWriter that keeps the status and the header.

@@ -15,3 +15,15 @@ func (a *API) Streams() int {
 
 // StreamsOfOne is how many an operator may open.
 const StreamsOfOne = streamsOfOne
+
+// BucketsOf is how many are kept once so many users have asked, and the most.
+func BucketsOf(users int) (kept, most int) {
+	b := newBuckets[int](1, 1)
+	for n := range users {
+		b.take(n, 1)
+	}
+	return b.order.Len(), maxBuckets
+}
+
+// Counted is the address by which a remote one is counted.
+var Counted = counted

@@ -104,7 +104,14 @@ func (e *LostError) Unwrap() error { return e.error }
 func settled(err error) bool {
 	var report *Problem
 	var cert *tls.CertificateVerificationError
-	return errors.As(err, &report) && report.Status < 500 || errors.Is(err, ErrPin) || errors.As(err, &cert)
+	return errors.As(err, &report) && report.Status < 500 && !late(err) || errors.Is(err, ErrPin) || errors.As(err, &cert)
+}
+
+// late reports whether the server did nothing for now, since it was asked for too
+// much at once.
+func late(err error) bool {
+	var report *Problem
+	return errors.As(err, &report) && report.Status == http.StatusTooManyRequests
 }
 
 // values are those of a query or a header, by name. What is zero is left out.
@@ -138,7 +145,7 @@ func ask[T any](ctx context.Context, c *Client, r request) (*T, error) {
 			return nil, err
 		}
 		var op *net.OpError
-		if lost = lost || !errors.As(err, &op) || op.Op != "dial"; lost {
+		if lost = lost || !late(err) && (!errors.As(err, &op) || op.Op != "dial"); lost {
 			err = &LostError{err}
 		}
 		if try == c.tries {
