@@ -314,6 +314,7 @@ func (s *secured) once(cmd *cobra.Command, fn func(ctx context.Context, t *card.
 	p, ctx := newPrinter(cmd), cmd.Context()
 	var res cardResult
 	run := func() error {
+		defer s.keys.Close()
 		t, target, err := s.load(ctx, cmd.ErrOrStderr(), &res)
 		if err != nil {
 			return err
@@ -447,6 +448,7 @@ changed by SGP.22 ES10c: nobody is authenticated and nothing is signed, a refusa
 			var rep card.Report
 			var resend string
 			run := func() error {
+				defer s.keys.Close()
 				t, target, err := s.load(cmd.Context(), cmd.ErrOrStderr(), &res)
 				if err != nil {
 					return err

@@ -56,6 +56,7 @@ enabled operational profile of 00101.`,
 					return err
 				}
 			}
+			defer source.Close()
 			for _, f := range keysets {
 				set, err := source.public(cmd.Context(), f)
 				if err != nil {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/cardbridge/cardbridge/card/cryptogram"
 	"github.com/cardbridge/cardbridge/card/cryptogram/testkeys"
 	"github.com/cardbridge/cardbridge/card/keyfile"
+	"github.com/cardbridge/cardbridge/card/pkcs11"
 )
 
 // readFile reads a small file and bounds it.
@@ -59,7 +61,8 @@ func newKeysNewCmd() *cobra.Command {
 	var kid uint8
 	var bits int
 	var single, encrypt bool
-	passphrases := newPassphrases("passphrase-file")
+	var token string
+	passphrases, hsm := newPassphrases("passphrase-file"), newTokens()
 	cmd := &cobra.Command{
 		Use:   "new FILE",
 		Short: "Make a server key set with new keys",
@@ -68,7 +71,10 @@ func newKeysNewCmd() *cobra.Command {
 exist yet. Cards get its public half: cardbridge keys public, card new.
 
 With --encrypt each key is encrypted under a passphrase (PKCS#8, PBES2), which
-openssl pkcs8 reads too. docs/keys.md has more of it, and how keys are rotated.`,
+openssl pkcs8 reads too. With --pkcs11 the keys are made in a token, an HSM, and do
+not leave it; FILE names them by PKCS#11 URIs (RFC 7512):
+  cardbridge keys new --pkcs11 'pkcs11:token=bench' --pkcs11-module MODULE FILE
+docs/keys.md has more of both, and how keys are rotated.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p := newPrinter(cmd)
@@ -91,30 +97,39 @@ openssl pkcs8 reads too. docs/keys.md has more of it, and how keys are rotated.`
 			} else if cmd.Flags().Changed(passphrases.flag) {
 				return fmt.Errorf("--%s without --encrypt: the keys would stand in the clear", passphrases.flag)
 			}
-			keys, err := cryptogram.Generate(auth, bits)
-			if err != nil {
-				return err
-			}
-			set := cryptogram.KeySetPEM{ID: kid, KeysPEM: keys}
-			private, err := set.Private()
-			if err != nil {
-				return err
-			}
-			if encrypt {
-				if set.KeysPEM, err = encrypted(keys, passphrase); err != nil {
-					return err
+			set := cryptogram.KeySetPEM{ID: kid}
+			private := cryptogram.ServerKeys{KID: kid}
+			var err error
+			switch {
+			case token != "" && encrypt:
+				return errors.New("--pkcs11 and --encrypt: keys in a token are protected by the token")
+			case token != "":
+				defer hsm.Close()
+				set.KeysPEM, private.PrivateKeys, err = hsm.generate(cmd.Context(), token, kid, auth, bits)
+			default:
+				if set.KeysPEM, err = cryptogram.Generate(auth, bits); err == nil {
+					private, err = set.Private()
 				}
 			}
+			if err == nil && encrypt {
+				set.KeysPEM, err = encrypted(set.KeysPEM, passphrase)
+			}
+			if err != nil {
+				return err
+			}
 			if err := writeKeySet(args[0], set); err != nil {
+				if token != "" {
+					err = errors.Join(err, hsm.destroyed(cmd.Context(), private.PrivateKeys))
+				}
 				return err
 			}
 			sid := fmt.Sprintf("%X", private.SID())
 			if p.json {
-				return p.object(map[string]any{"file": args[0], "id": kid, "sid": sid, "bits": bits, "auth_keys": auth, "encrypted": encrypt})
+				return p.object(map[string]any{"file": args[0], "id": kid, "sid": sid, "bits": bits, "auth_keys": auth, "encrypted": encrypt, "pkcs11": token != ""})
 			}
 			p.field("key set", args[0])
 			p.field("id (kid)", fmt.Sprint(kid))
-			p.field("keys", fmt.Sprintf("%d auth, 1 enc, RSA-%d%s", auth, bits, map[bool]string{true: ", encrypted"}[encrypt]))
+			p.field("keys", fmt.Sprintf("%d auth, 1 enc, RSA-%d%s", auth, bits, map[bool]string{true: ", encrypted"}[encrypt]+map[bool]string{true: ", in the token"}[token != ""]))
 			p.field("SID", sid)
 			return nil
 		},
@@ -123,7 +138,9 @@ openssl pkcs8 reads too. docs/keys.md has more of it, and how keys are rotated.`
 	cmd.Flags().IntVar(&bits, "bits", 2048, "bits of each modulus: 2048, 3072 or 4096")
 	cmd.Flags().BoolVar(&single, "single", false, "one auth key only: suite 01")
 	cmd.Flags().BoolVar(&encrypt, "encrypt", false, "encrypt the keys under a passphrase")
+	cmd.Flags().StringVar(&token, "pkcs11", "", "make the keys in the token that this PKCS#11 `URI` names, such as pkcs11:token=bench")
 	passphrases.addFlag(cmd.Flags(), "the new keys")
+	hsm.addFlags(cmd.Flags())
 	addJSONFlag(cmd)
 	return cmd
 }
@@ -184,8 +201,11 @@ once the new one has been tried (cardbridge keys show NEWFILE).`,
 				return err
 			}
 			plain, err := eachKey(set.KeysPEM, func(s string) (string, error) {
-				if keyfile.IsEncrypted(s) {
+				switch {
+				case keyfile.IsEncrypted(s):
 					return old.decrypt(ctx, args[0], s)
+				case pkcs11.IsURI(s):
+					return "", errors.New("it is in a token, which protects it; there is nothing to encrypt")
 				}
 				return s, nil
 			})
@@ -228,6 +248,7 @@ func newKeysPublicCmd() *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p := newPrinter(cmd)
+			defer source.Close()
 			set, err := source.public(cmd.Context(), args[0])
 			if err != nil {
 				return err
@@ -275,6 +296,7 @@ key_sets, has the public keys too.`,
 				TestKeys bool       `json:"test_keys"`
 				Keys     []shownKey `json:"keys"`
 			}
+			defer source.Close()
 			var all []shownSet
 			for _, file := range args {
 				set, err := parseKeySet(file, false)
@@ -336,6 +358,8 @@ func where(s string) string {
 	switch {
 	case keyfile.IsEncrypted(s):
 		return "file, encrypted"
+	case pkcs11.IsURI(s):
+		return s
 	case strings.HasPrefix(s, "-----BEGIN PUBLIC KEY-----"):
 		return "public half only"
 	}

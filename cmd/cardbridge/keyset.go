@@ -14,19 +14,27 @@ import (
 	"github.com/cardbridge/cardbridge/card/cryptogram"
 	"github.com/cardbridge/cardbridge/card/cryptogram/testkeys"
 	"github.com/cardbridge/cardbridge/card/keyfile"
+	"github.com/cardbridge/cardbridge/card/pkcs11"
 	"github.com/cardbridge/cardbridge/card/rsafast"
 )
 
 // keySource gets at the private keys that key set files have or name.
 type keySource struct {
 	passphrases passphrases
+	tokens      tokens
 }
 
-func newKeySource() *keySource { return &keySource{passphrases: newPassphrases("passphrase-file")} }
+func newKeySource() *keySource {
+	return &keySource{passphrases: newPassphrases("passphrase-file"), tokens: newTokens()}
+}
 
 func (k *keySource) addFlags(f *pflag.FlagSet) {
 	k.passphrases.addFlag(f, "encrypted keys")
+	k.tokens.addFlags(f)
 }
+
+// Close ends the sessions with tokens.
+func (k *keySource) Close() error { return k.tokens.Close() }
 
 // software makes a key of one that is in memory.
 type software func(*rsa.PrivateKey) (cryptogram.PrivateKey, error)
@@ -95,6 +103,13 @@ func (k *keySource) terminals(ctx context.Context, paths []string, s *rsafast.Sc
 
 // key is the private key that stands in a key set file as s.
 func (k *keySource) key(ctx context.Context, path, s string, soft software) (cryptogram.PrivateKey, error) {
+	if pkcs11.IsURI(s) {
+		u, err := pkcs11.ParseURI(s)
+		if err != nil {
+			return nil, err
+		}
+		return k.tokens.key(ctx, u)
+	}
 	if keyfile.IsEncrypted(s) {
 		var err error
 		if s, err = k.passphrases.decrypt(ctx, path, s); err != nil {
@@ -127,5 +142,5 @@ func (k *keySource) public(ctx context.Context, path string) (cryptogram.KeySetP
 
 // inTheClear reports whether the keys of a set are PEM that needs no keySource.
 func inTheClear(set cryptogram.KeySetPEM) bool {
-	return !slices.ContainsFunc(append(set.Auth[:len(set.Auth):len(set.Auth)], set.Enc), keyfile.IsEncrypted)
+	return !slices.ContainsFunc(append(set.Auth[:len(set.Auth):len(set.Auth)], set.Enc), func(s string) bool { return keyfile.IsEncrypted(s) || pkcs11.IsURI(s) })
 }

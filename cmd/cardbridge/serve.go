@@ -129,6 +129,7 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	}
 	operations := rsafast.NewScheduler(rsafast.Config{Observe: observed.RSA})
 	defer operations.Close()
+	defer s.keys.Close()
 	terminals, err := s.keys.terminals(ctx, s.keysets, operations, log)
 	if err != nil {
 		return err

@@ -62,6 +62,7 @@ func (s *showing) run(cmd *cobra.Command, files []string) error {
 			return err
 		}
 	}
+	defer s.source.Close()
 	keys, err := s.load(cmd.Context())
 	if err != nil {
 		return err
