@@ -4,6 +4,7 @@ package pkcs11
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -59,8 +60,8 @@ func BenchmarkPrivate(b *testing.B) {
 	}
 	for _, how := range []string{"alone", "many"} {
 		if pkcs11, ok := rate["pkcs11/"+how]; ok {
-			b.Logf("ratio pkcs11/pem-plain-%s %.2f", how, pkcs11/rate["pem-plain/"+how])
-			b.Logf("ratio pkcs11/pem-scheduler-%s %.2f", how, pkcs11/rate["pem-scheduler/"+how])
+			fmt.Printf("ratio pkcs11/pem-plain-%s %.2f\n", how, pkcs11/rate["pem-plain/"+how])
+			fmt.Printf("ratio pkcs11/pem-scheduler-%s %.2f\n", how, pkcs11/rate["pem-scheduler/"+how])
 		}
 	}
 }
