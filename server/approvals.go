@@ -67,12 +67,6 @@ func (s *Server) moved(ctx context.Context, r store.Request, err error, what str
 	return r, nil
 }
 
-// Held lists those of an operator's requests that wait for an approval, as
-// Requests does.
-func (s *Server) Held(ctx context.Context, op store.Operator, before int64, limit int) ([]store.Request, error) {
-	return s.Store.HeldOf(ctx, op.ID, before, limit)
-}
-
 // SetCardGroups sets the groups in which the guard counts a card for an operator.
 // The error matches ErrInvalid, store.ErrTooMany, or store.ErrNotFound where the
 // operator may not see the card.

@@ -148,35 +148,26 @@ func (s *Server) Card(ctx context.Context, op store.Operator, eid id.EID) (*stor
 	if !c.Registered {
 		return nil, fmt.Errorf("%w: card %s", store.ErrNotFound, eid)
 	}
-	var own []store.Profile
-	for _, p := range c.Profiles {
-		if p.Owner == op.MCCMNC {
-			own = append(own, p)
-		}
-	}
-	if len(own) == 0 {
+	if c.Profiles = ownProfiles(c, op); len(c.Profiles) == 0 {
 		return nil, fmt.Errorf("%w: card %s", store.ErrNotFound, eid)
 	}
-	c.Profiles = own
 	return c, nil
 }
 
 // Cards lists the cards that an operator registered and owns a profile in, by
-// EID, after the EID after, at most limit.
-func (s *Server) Cards(ctx context.Context, op store.Operator, after string, limit int) ([]*store.Card, error) {
-	eids, err := s.Store.CardsOf(ctx, op, after, limit)
-	if err != nil {
-		return nil, err
+// EID, after the EID after, at most limit, each as Card gives it; next as
+// store.ListCards does.
+func (s *Server) Cards(ctx context.Context, op store.Operator, f store.CardFilter, after string, limit int) (list []*store.Card, next string, err error) {
+	list, next, err = s.Store.ListCards(ctx, op, f, after, limit)
+	for _, c := range list {
+		c.Profiles = ownProfiles(c, op)
 	}
-	out := make([]*store.Card, 0, len(eids))
-	for _, eid := range eids {
-		c, err := s.Card(ctx, op, eid)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, c)
-	}
-	return out, nil
+	return list, next, err
+}
+
+// ownProfiles are those of a card's that an operator may see.
+func ownProfiles(c *store.Card, op store.Operator) []store.Profile {
+	return slices.DeleteFunc(c.Profiles, func(p store.Profile) bool { return p.Owner != op.MCCMNC })
 }
 
 // SetDisableAllowed sets POL2 of a profile that the operator owns. The error
@@ -204,10 +195,14 @@ func (s *Server) Refresh(ctx context.Context, op store.Operator, eid id.EID) (*s
 	return s.Card(ctx, op, eid)
 }
 
-// Readers is what is in the readers, with the EIDs of those cards alone in which
-// the operator registered and owns a profile.
-func (s *Server) Readers(ctx context.Context, op store.Operator) ([]inventory.Entry, error) {
-	list := s.Inventory.List()
+// Readers is what is in the readers whose names come after a name, at most
+// limit, with the EIDs of those cards alone in which the operator registered and
+// owns a profile. more says that there are more.
+func (s *Server) Readers(ctx context.Context, op store.Operator, after string, limit int) (list []inventory.Entry, more bool, err error) {
+	list = slices.DeleteFunc(s.Inventory.List(), func(e inventory.Entry) bool { return e.Reader <= after })
+	if more = len(list) > limit; more {
+		list = list[:limit]
+	}
 	for i, e := range list {
 		if e.EID == nil {
 			continue
@@ -216,8 +211,8 @@ func (s *Server) Readers(ctx context.Context, op store.Operator) ([]inventory.En
 		case errors.Is(err, store.ErrNotFound):
 			list[i].EID = nil
 		case err != nil:
-			return nil, err
+			return nil, false, err
 		}
 	}
-	return list, nil
+	return list, more, nil
 }

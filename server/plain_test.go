@@ -102,7 +102,7 @@ func TestPlainEUICC(t *testing.T) {
 		}
 		again := r.ask(server.Deactivation{EID: im.EID, ICCID: &im.Profiles[0].ICCID})
 		assert.Equal(t, rules.ProfileEnabled, again.Refusal.Rule)
-		list, err := r.Readers(t.Context(), r.op)
+		list, _, err := r.Readers(t.Context(), r.op, "", 10)
 		require.NoError(t, err)
 		assert.True(t, list[0].Plain)
 	})

@@ -165,10 +165,10 @@ func (s *Server) Request(ctx context.Context, op store.Operator, request id.Requ
 	return r, nil
 }
 
-// Requests lists an operator's requests, newest first, before the one whose Seq
-// is before (0: from the newest), at most limit.
-func (s *Server) Requests(ctx context.Context, op store.Operator, before int64, limit int) ([]store.Request, error) {
-	return s.Store.RequestsOf(ctx, op.ID, before, limit)
+// Requests lists an operator's requests, newest first, after a place, as
+// store.ListRequests does.
+func (s *Server) Requests(ctx context.Context, op store.Operator, f store.RequestFilter, after store.Place, limit int) ([]store.Request, *store.Place, error) {
+	return s.Store.ListRequests(ctx, op.ID, f, after, limit)
 }
 
 // maxEvents is the most steps that are given at once.

@@ -2,12 +2,15 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/cardbridge/cardbridge/server/store"
 	"github.com/cardbridge/cardbridge/server/webhook"
@@ -33,31 +36,49 @@ func administers(op store.Operator) error {
 }
 
 // AddWebhook registers an endpoint of an operator's, for messages of some types;
-// none: all. What is given has the secret, which is not shown again. The error
-// matches ErrForbidden, ErrInvalid or store.ErrTooMany.
-func (s *Server) AddWebhook(ctx context.Context, op store.Operator, url string, types []string) (store.Webhook, error) {
+// none: all. What is given has the secret, which is not shown again but to who
+// asks for the same under the same key, where that is not empty. The error
+// matches ErrForbidden, ErrInvalid, store.ErrTooMany or store.ErrKeyReused.
+func (s *Server) AddWebhook(ctx context.Context, op store.Operator, url string, types []string, key string) (w store.Webhook, replayed bool, err error) {
 	if err := administers(op); err != nil {
-		return store.Webhook{}, err
+		return store.Webhook{}, false, err
 	}
 	if s.Webhooks == nil {
-		return store.Webhook{}, fmt.Errorf("%w: this server sends no webhooks", ErrInvalid)
+		return store.Webhook{}, false, fmt.Errorf("%w: this server sends no webhooks", ErrInvalid)
 	}
 	if err := s.Webhooks.CheckURL(url); err != nil {
-		return store.Webhook{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return store.Webhook{}, false, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	types = slices.Clone(types)
 	slices.Sort(types)
 	types = slices.Compact(types)
 	for _, t := range types {
 		if !slices.Contains(webhook.Types, t) {
-			return store.Webhook{}, fmt.Errorf("%w: there are no messages of type %q", ErrInvalid, t)
+			return store.Webhook{}, false, fmt.Errorf("%w: there are no messages of type %q", ErrInvalid, t)
 		}
 	}
 	secret, err := webhook.NewSecret()
 	if err != nil {
+		return store.Webhook{}, false, err
+	}
+	return s.Store.AddWebhook(ctx, op, store.Webhook{ID: keyed(op, "webhook", key), URL: url, Types: types, Secret: secret})
+}
+
+// keyed is the id of what an operator makes under an idempotency key; a random
+// one where that is empty.
+func keyed(op store.Operator, what, key string) string {
+	if key == "" {
+		return uuid.NewString()
+	}
+	return uuid.NewHash(sha256.New(), uuid.Nil, fmt.Appendf(nil, "%d %s %s", op.ID, what, key), 8).String() // RFC 9562: version 8 is ours to fill
+}
+
+// Webhook is an operator's endpoint.
+func (s *Server) Webhook(ctx context.Context, op store.Operator, id string) (store.Webhook, error) {
+	if err := administers(op); err != nil {
 		return store.Webhook{}, err
 	}
-	return s.Store.AddWebhook(ctx, op, store.Webhook{URL: url, Types: types, Secret: secret})
+	return s.Store.Webhook(ctx, op.ID, id)
 }
 
 // ListWebhooks are an operator's endpoints.
@@ -101,13 +122,14 @@ func (s *Server) EnableWebhook(ctx context.Context, op store.Operator, id string
 	return s.Store.EnableWebhook(ctx, op, id)
 }
 
-// TestWebhook sends an endpoint a message that tells of nothing. The error
-// matches store.ErrState where it is disabled.
-func (s *Server) TestWebhook(ctx context.Context, op store.Operator, id string) (store.Delivery, error) {
+// TestWebhook sends an endpoint a message that tells of nothing, one for each
+// key where that is not empty. The error matches store.ErrState where it is
+// disabled.
+func (s *Server) TestWebhook(ctx context.Context, op store.Operator, id, key string) (d store.Delivery, replayed bool, err error) {
 	if err := administers(op); err != nil {
-		return store.Delivery{}, err
+		return store.Delivery{}, false, err
 	}
-	return s.Store.TestWebhook(ctx, op, id)
+	return s.Store.TestWebhook(ctx, op, id, "msg_"+keyed(op, "test", key))
 }
 
 // Deliveries are what an endpoint was or is to be told, as store.Deliveries lists

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -222,7 +223,7 @@ func (h *house) stop() {
 
 // hook registers an endpoint.
 func (h *house) hook(r *receiver, types ...string) store.Webhook {
-	w, err := h.servers[0].AddWebhook(h.Context(), h.op, r.URL+"/told?key=in-the-url", types)
+	w, _, err := h.servers[0].AddWebhook(h.Context(), h.op, r.URL+"/told?key=in-the-url", types, "")
 	require.NoError(h, err)
 	return w
 }
@@ -365,7 +366,7 @@ func TestWebhookAnswers(t *testing.T) {
 		} {
 			w := h.hook(r)
 			r.answers(c.answer)
-			_, err := h.servers[0].TestWebhook(h.Context(), h.op, w.ID)
+			_, _, err := h.servers[0].TestWebhook(h.Context(), h.op, w.ID, "")
 			require.NoError(h, err)
 			d := h.ended(w)[0]
 			last := d.Attempts[len(d.Attempts)-1]
@@ -406,7 +407,7 @@ func TestWebhookRetryAfterAndGone(t *testing.T) {
 		require.NoError(h, err)
 		require.NotNil(h, listed[0].DisabledAt)
 		assert.Contains(h, listed[0].DisabledWhy, "410")
-		_, err = h.servers[0].TestWebhook(h.Context(), h.op, w.ID)
+		_, _, err = h.servers[0].TestWebhook(h.Context(), h.op, w.ID, "")
 		assert.ErrorIs(h, err, store.ErrState)
 		r.answers(nil)
 		h.refuse(2)
@@ -618,7 +619,7 @@ func TestWebhookTypesAndBounds(t *testing.T) {
 		for range store.MaxWebhooks - 2 {
 			h.hook(all)
 		}
-		_, err := srv.AddWebhook(h.Context(), h.op, all.URL, nil)
+		_, _, err := srv.AddWebhook(h.Context(), h.op, all.URL, nil, "")
 		assert.ErrorIs(h, err, store.ErrTooMany)
 
 		other, _, err := server.AddOperator(h.Context(), h.store, "other", servertest.Other, "", store.AllRoles)
@@ -634,7 +635,7 @@ func TestWebhookTypesAndBounds(t *testing.T) {
 			assert.ErrorIs(h, err, want)
 			_, err = srv.EnableWebhook(h.Context(), *op, id)
 			assert.ErrorIs(h, err, want)
-			_, err = srv.TestWebhook(h.Context(), *op, id)
+			_, _, err = srv.TestWebhook(h.Context(), *op, id, "")
 			assert.ErrorIs(h, err, want)
 			_, err = srv.Deliveries(h.Context(), *op, id, 0, 10)
 			assert.ErrorIs(h, err, want)
@@ -643,7 +644,7 @@ func TestWebhookTypesAndBounds(t *testing.T) {
 		}
 		_, err = srv.ListWebhooks(h.Context(), weak)
 		assert.ErrorIs(h, err, server.ErrForbidden)
-		_, err = srv.AddWebhook(h.Context(), weak, all.URL, nil)
+		_, _, err = srv.AddWebhook(h.Context(), weak, all.URL, nil, "")
 		assert.ErrorIs(h, err, server.ErrForbidden)
 		for _, w := range list {
 			require.NoError(h, srv.RemoveWebhook(h.Context(), h.op, w.ID))
@@ -706,7 +707,7 @@ func TestWebhookLease(t *testing.T) {
 		h.serve(h.store)
 		w := h.hook(r)
 		h.stop()
-		d, err := h.store.TestWebhook(h.Context(), h.op, w.ID)
+		d, _, err := h.store.TestWebhook(h.Context(), h.op, w.ID, uuid.NewString())
 		require.NoError(h, err)
 		const lease = 300 * time.Millisecond
 		dead, err := h.store.ClaimDeliveries(h.Context(), w.ID, lease, 10)
@@ -735,7 +736,7 @@ func TestWebhookMessagesArePruned(t *testing.T) {
 		h.refuse(1)
 		h.ended(w)
 		h.stop()
-		_, err := h.store.TestWebhook(h.Context(), h.op, w.ID)
+		_, _, err := h.store.TestWebhook(h.Context(), h.op, w.ID, uuid.NewString())
 		require.NoError(h, err)
 		for _, c := range []struct {
 			after        time.Duration

@@ -14,8 +14,10 @@ const requestsPage = 100 // requests asked for at once
 
 func newRequestsCmd() *cobra.Command {
 	var held bool
+	var states []string
+	var ask client.ListDeactivationsParams
 	var limit int64
-	cmd := remoteCmd("requests [--held] [--limit N]", "List the operator's requests, newest first",
+	cmd := remoteCmd("requests [--held] [--state STATE,…] [--eid EID] [--iccid ICCID] [--user USER] [--group GROUP] [--limit N]", "List the operator's requests, newest first",
 		`Lists the operator's requests, newest first. With --held those alone that wait for
 a second user's approval, and until when. With --json each is one JSON object on
 one line.`,
@@ -24,9 +26,11 @@ one line.`,
 				return fmt.Errorf("--limit %d: at least 1", limit)
 			}
 			var rows [][]string
-			var ask client.ListDeactivationsParams
 			if held {
-				ask.State = client.ListDeactivationsParamsStateHeld
+				states = []string{"held"}
+			}
+			for _, s := range states {
+				ask.State = append(ask.State, client.DeactivationState(s))
 			}
 			for left := limit; left > 0; {
 				ask.Limit = min(left, requestsPage)
@@ -44,7 +48,7 @@ one line.`,
 					rows = append(rows, []string{d.ID, d.EID, string(d.State), string(d.How), printable(d.User), when(d.CreatedAt), when(d.Deadline), printable(why)})
 				}
 				left -= int64(len(page.Deactivations))
-				if ask.Before = page.Next; ask.Before == 0 {
+				if ask.Cursor = page.Next; ask.Cursor == "" {
 					break
 				}
 			}
@@ -53,7 +57,14 @@ one line.`,
 			}
 			return nil
 		})
-	cmd.Flags().BoolVar(&held, "held", false, "only those that wait for an approval")
-	cmd.Flags().Int64Var(&limit, "limit", requestsPage, "at most this many")
+	f := cmd.Flags()
+	f.BoolVar(&held, "held", false, "only those that wait for an approval")
+	f.StringSliceVar(&states, "state", nil, "only those in one of these states, such as waiting,unknown")
+	f.StringVar(&ask.EID, "eid", "", "only those for this card")
+	f.StringVar(&ask.ICCID, "iccid", "", "only those for this profile")
+	f.StringVar(&ask.User, "user", "", "only those that this user asked for")
+	f.StringVar(&ask.Group, "group", "", "only those for cards of this group")
+	cmd.MarkFlagsMutuallyExclusive("held", "state")
+	f.Int64Var(&limit, "limit", requestsPage, "at most this many")
 	return cmd
 }

@@ -42,7 +42,7 @@ secret that its messages are signed under. The server shows it this once.
 			for _, t := range types {
 				in.Types = append(in.Types, client.WebhookRequestTypes(t))
 			}
-			w, err := c.AddWebhook(ctx, in)
+			w, err := c.AddWebhook(ctx, client.AddWebhookParams{}, in)
 			if err != nil {
 				return err
 			}
@@ -161,7 +161,7 @@ func newWebhookRetryCmd() *cobra.Command {
 func newWebhookTestCmd() *cobra.Command {
 	return remoteCmd("test ID", "Send an endpoint a test message and say what came of it", "", cobra.ExactArgs(1),
 		func(ctx context.Context, p *printer, c *client.Client, args []string) error {
-			d, err := c.TestWebhook(ctx, args[0])
+			d, err := c.TestWebhook(ctx, args[0], client.TestWebhookParams{})
 			if err != nil {
 				return err
 			}

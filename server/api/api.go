@@ -77,7 +77,7 @@ func New(s *server.Server, log *slog.Logger, opts ...Option) *API {
 		o(a)
 	}
 	a.huma = humago.New(a.mux, config)
-	a.huma.UseMiddleware(a.authenticate, onlyJSON)
+	a.huma.UseMiddleware(a.authenticate, wellFormed, onlyJSON)
 	a.registerCards()
 	a.registerDeactivations()
 	a.registerApprovals()
@@ -235,7 +235,7 @@ func secured(role store.Roles, op huma.Operation) huma.Operation {
 	op.MaxBodyBytes = maxBody
 	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusUnsupportedMediaType, http.StatusTooManyRequests, http.StatusServiceUnavailable)
 	if op.Method != http.MethodGet {
-		op.Errors = append(op.Errors, http.StatusRequestEntityTooLarge)
+		op.Errors = append(op.Errors, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge)
 	}
 	slices.Sort(op.Errors)
 	op.Errors = slices.Compact(op.Errors)

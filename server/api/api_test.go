@@ -349,9 +349,10 @@ func TestBadInput(t *testing.T) {
 	}
 	for _, path := range []string{
 		"/v1/cards/1", "/v1/cards/" + badCheck, "/v1/cards/" + strings.Repeat("x", 32), "/v1/cards/" + eid + "0", "/v1/cards/" + eid + "/x",
-		"/v1/cards?limit=0", "/v1/cards?limit=101", "/v1/cards?limit=x", "/v1/cards?after=x", "/v1/cards?x=1", "/v1/cards?after=" + strings.Repeat("1", 33),
+		"/v1/cards?limit=0", "/v1/cards?limit=101", "/v1/cards?limit=x", "/v1/cards?cursor=x", "/v1/cards?x=1", "/v1/cards?cursor=" + strings.Repeat("1", 513), "/v1/cards?limit=1&limit=1", "/v1/cards?limit=%zz", "/v1/cards?limit=1;",
+		"/v1/cards?unsettled=x", "/v1/cards?iccid=x", "/v1/cards?profile_state=x", "/v1/cards?group=A",
 		"/v1/deactivations/x", "/v1/deactivations/" + strings.Repeat("z", 32), "/v1/deactivations/" + strings.Repeat("-", 36),
-		"/v1/deactivations?before=0", "/v1/deactivations?before=-1", "/v1/deactivations?before=x", "/v1/deactivations?before=99999999999999999999",
+		"/v1/deactivations?state=x", "/v1/deactivations?state=held,x", "/v1/deactivations?reason=256", "/v1/deactivations?since=x", "/v1/deactivations?user=%00", "/v1/deactivations?user=%ff",
 		"/v1/deactivations/00000000-0000-4000-8000-000000000000/events?after=-1", "/v1/deactivations/00000000-0000-4000-8000-000000000000/events?wait_seconds=31",
 		"/", "/v1", "/v2/cards", "/docs", "/v1/cards/", "/..%2f..%2fetc",
 	} {
@@ -447,7 +448,7 @@ func TestPages(t *testing.T) {
 	var seen []string
 	for next := ""; ; {
 		var list api.CardList
-		f.do("GET", "/v1/cards?limit=2&after="+next, f.token, "").into(&list)
+		f.do("GET", "/v1/cards?limit=2&cursor="+next, f.token, "").into(&list)
 		for _, c := range list.Cards {
 			seen = append(seen, c.EID)
 		}
@@ -462,7 +463,7 @@ func TestPages(t *testing.T) {
 	var list api.DeactivationList
 	f.do("GET", "/v1/deactivations?limit=2", f.token, "").into(&list)
 	require.Len(t, list.Deactivations, 2)
-	f.do("GET", fmt.Sprintf("/v1/deactivations?limit=2&before=%d", list.Next), f.token, "").into(&list)
+	f.do("GET", "/v1/deactivations?limit=2&cursor="+list.Next, f.token, "").into(&list)
 	assert.Len(t, list.Deactivations, 1)
 }
 
@@ -508,7 +509,7 @@ func TestOpenAPI(t *testing.T) {
 			}
 		}
 	}
-	assert.Len(t, ids, 24)
+	assert.Len(t, ids, 25)
 	// Every reference leads somewhere.
 	for _, part := range strings.Split(r.Body.String(), `"$ref":"`)[1:] {
 		ref, _, _ := strings.Cut(part, `"`)

@@ -12,6 +12,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/server"
 	"github.com/cardbridge/cardbridge/server/store"
 )
 
@@ -115,8 +116,9 @@ func cardOf(c *store.Card) Card {
 type cardReply struct{ Body Card }
 
 type registeredReply struct {
-	Status int
-	Body   Card
+	Status   int
+	Location string `header:"Location"`
+	Body     Card
 }
 
 // EIDPath is the card that a path names.
@@ -135,9 +137,7 @@ func located(err error, where string) error {
 	if err == nil {
 		return nil
 	}
-	p := newProblem(http.StatusUnprocessableEntity, "validation failed")
-	p.Add(&huma.ErrorDetail{Message: err.Error(), Location: where})
-	return p
+	return problemAt(where, err.Error())
 }
 
 func (a *API) registerCards() {
@@ -158,33 +158,57 @@ func (a *API) registerCards() {
 			return nil, err
 		}
 		c, fresh, err := a.server.RegisterCard(ctx, operator(ctx), record)
-		if err != nil {
+		switch {
+		case errors.Is(err, server.ErrForbidden):
+			return nil, a.problem(ctx, err).as(notTheOwner)
+		case err != nil:
 			return nil, a.problem(ctx, err)
 		}
 		status := http.StatusCreated
 		if !fresh {
 			status = http.StatusOK
 		}
-		return &registeredReply{status, cardOf(c)}, nil
+		return &registeredReply{status, "/v1/cards/" + c.EID.String(), cardOf(c)}, nil
 	})
 
 	huma.Register(a.huma, secured(reads, huma.Operation{
 		OperationID: "list-cards", Method: http.MethodGet, Path: "/v1/cards",
 		Summary: "List the cards that the operator registered and owns a profile in", Errors: []int{http.StatusBadRequest},
+		Description: "By EID. What stands in the way of a filter ends a page early, not the list: go on while there is a next.",
 	}), func(ctx context.Context, in *struct {
-		After string `query:"after" maxLength:"32" pattern:"^[0-9]*$" doc:"EIDs after this one"`
-		Limit int    `query:"limit" minimum:"1" maximum:"100" default:"50"`
+		Page
+		ICCID     string         `query:"iccid" minLength:"18" maxLength:"20" pattern:"^[0-9A-Ea-e]+$" doc:"The card with this profile of the operator's"`
+		State     string         `query:"profile_state" enum:"enabled,disabled,absent" doc:"Cards with a profile of the operator's in this state; with iccid: where that one is"`
+		Group     string         `query:"group" maxLength:"32" pattern:"^[a-z0-9][a-z0-9-]*$" doc:"Cards of this group"`
+		Unsettled optional[bool] `query:"unsettled" doc:"Cards whose state is about to be read, or not"`
 	}) (*struct{ Body CardList }, error) {
-		list, err := a.server.Cards(ctx, operator(ctx), in.After, in.Limit)
+		f := store.CardFilter{State: store.ProfileState(in.State), Group: in.Group}
+		if in.Unsettled.IsSet {
+			f.Unsettled = &in.Unsettled.Value
+		}
+		after, err := in.place(cardCursor)
+		if err != nil {
+			return nil, err
+		}
+		if after != "" {
+			if _, err := id.ParseEID(after); err != nil {
+				return nil, errCursor
+			}
+		}
+		if in.ICCID != "" {
+			iccid, err := id.ParseICCID(in.ICCID)
+			if err != nil {
+				return nil, located(err, "query.iccid")
+			}
+			f.ICCID = &iccid
+		}
+		list, next, err := a.server.Cards(ctx, operator(ctx), f, after, in.Limit)
 		if err != nil {
 			return nil, a.problem(ctx, err)
 		}
-		out := CardList{Cards: []Card{}}
+		out := CardList{Cards: []Card{}, Next: cursorOf(cardCursor, next)}
 		for _, c := range list {
 			out.Cards = append(out.Cards, cardOf(c))
-		}
-		if len(list) == in.Limit {
-			out.Next = list[len(list)-1].EID.String()
 		}
 		return &struct{ Body CardList }{out}, nil
 	})
@@ -242,7 +266,7 @@ func (a *API) registerCards() {
 // CardList is a page of cards.
 type CardList struct {
 	Cards []Card `json:"cards" nullable:"false"`
-	Next  string `json:"next,omitempty" doc:"There may be more: ask again with this as after"`
+	Next  string `json:"next,omitempty" doc:"There is more: ask again with this as cursor"`
 }
 
 func (a *API) card(ctx context.Context, digits string) (*cardReply, error) {

@@ -115,7 +115,7 @@ func (a *API) record(ctx context.Context, r store.Request) (*recordReply, error)
 // DeactivationList is a page of requests, newest first.
 type DeactivationList struct {
 	Deactivations []Deactivation `json:"deactivations" nullable:"false"`
-	Next          int64          `json:"next,omitempty" doc:"There may be more: ask again with this as before"`
+	Next          string         `json:"next,omitempty" doc:"There is more: ask again with this as cursor"`
 }
 
 // RequestPath is the request that a path names.
@@ -147,33 +147,9 @@ func (a *API) registerDeactivations() {
 
 	huma.Register(a.huma, secured(reads, huma.Operation{
 		OperationID: "list-deactivations", Method: http.MethodGet, Path: "/v1/deactivations", Summary: "The operator's requests, newest first",
-		Errors: []int{http.StatusBadRequest},
-	}), func(ctx context.Context, in *struct {
-		State  string `query:"state" enum:"held" doc:"Only those that wait for an approval"`
-		Before int64  `query:"before" minimum:"1" doc:"Requests before this one"`
-		Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"50"`
-	}) (*struct{ Body DeactivationList }, error) {
-		read := a.server.Requests
-		if in.State != "" {
-			read = a.server.Held
-		}
-		list, err := read(ctx, operator(ctx), in.Before, in.Limit)
-		if err != nil {
-			return nil, a.problem(ctx, err)
-		}
-		out := DeactivationList{Deactivations: []Deactivation{}}
-		for _, r := range list {
-			d, err := a.deactivation(ctx, r)
-			if err != nil {
-				return nil, a.problem(ctx, err)
-			}
-			out.Deactivations = append(out.Deactivations, d)
-		}
-		if len(list) == in.Limit {
-			out.Next = list[len(list)-1].Seq
-		}
-		return &struct{ Body DeactivationList }{out}, nil
-	})
+		Errors:      []int{http.StatusBadRequest},
+		Description: "What stands in the way of a filter ends a page early, not the list: go on while there is a next.",
+	}), a.listDeactivations)
 
 	huma.Register(a.huma, secured(reads, huma.Operation{
 		OperationID: "get-deactivation", Method: http.MethodGet, Path: "/v1/deactivations/{id}", Summary: "A request's record",
@@ -194,7 +170,7 @@ func (a *API) registerDeactivations() {
 }
 
 func (a *API) deactivate(ctx context.Context, in *struct {
-	Key  string `header:"Idempotency-Key" maxLength:"255" pattern:"^[!-~]*$" doc:"The same key with the same body gives the same request"`
+	IdempotencyKey
 	Body DeactivationRequest
 }) (*deactivationReply, error) {
 	d := server.Deactivation{
@@ -212,7 +188,7 @@ func (a *API) deactivate(ctx context.Context, in *struct {
 		}
 		d.ICCID = &iccid
 	}
-	r, replayed, err := a.server.Deactivate(ctx, operator(ctx), d)
+	r, again, err := a.server.Deactivate(ctx, operator(ctx), d)
 	if err != nil {
 		return nil, a.problem(ctx, err)
 	}
@@ -223,9 +199,69 @@ func (a *API) deactivate(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, a.problem(ctx, err)
 	}
-	out := &deactivationReply{Location: "/v1/deactivations/" + r.ID.String(), Body: body}
-	if replayed {
-		out.Replayed = "true"
-	}
-	return out, nil
+	return &deactivationReply{"/v1/deactivations/" + r.ID.String(), replayed(again), body}, nil
 }
+
+func (a *API) listDeactivations(ctx context.Context, in *struct {
+	Page
+	State  []string      `query:"state" maxItems:"11" enum:"accepted,held,waiting,authenticating,sending,done,refused,failed,expired,cancelled,unknown" doc:"In one of these states; held: those that wait for an approval"`
+	EID    string        `query:"eid" minLength:"32" maxLength:"32" pattern:"^[0-9]{32}$" doc:"Of this card"`
+	ICCID  string        `query:"iccid" minLength:"18" maxLength:"20" pattern:"^[0-9A-Ea-e]+$" doc:"Of this profile"`
+	User   string        `query:"user" maxLength:"64" doc:"Asked by this user"`
+	Group  string        `query:"group" maxLength:"32" pattern:"^[a-z0-9][a-z0-9-]*$" doc:"Of cards that are in this group now"`
+	Reason optional[int] `query:"reason" minimum:"0" maximum:"255" doc:"With this reason"`
+	Since  time.Time     `query:"since" doc:"Asked for then or later"`
+	Until  time.Time     `query:"until" doc:"Asked for before"`
+}) (*struct{ Body DeactivationList }, error) {
+	f := store.RequestFilter{User: in.User, Group: in.Group, Since: in.Since, Until: in.Until}
+	for _, state := range in.State {
+		f.States = append(f.States, store.State(state))
+	}
+	if in.Reason.IsSet {
+		reason := byte(in.Reason.Value)
+		f.Reason = &reason
+	}
+	if in.EID != "" {
+		eid, err := id.ParseEID(in.EID)
+		if err != nil {
+			return nil, located(err, "query.eid")
+		}
+		f.EID = &eid
+	}
+	if in.ICCID != "" {
+		iccid, err := id.ParseICCID(in.ICCID)
+		if err != nil {
+			return nil, located(err, "query.iccid")
+		}
+		f.ICCID = &iccid
+	}
+	text, err := in.place(requestCursor)
+	if err != nil {
+		return nil, err
+	}
+	var after store.Place
+	if text != "" {
+		_, _ = fmt.Sscanf(text, "%d.%d", &after.At, &after.Seq)
+		if placeText(after) != text {
+			return nil, errCursor
+		}
+	}
+	list, next, err := a.server.Requests(ctx, operator(ctx), f, after, in.Limit)
+	if err != nil {
+		return nil, a.problem(ctx, err)
+	}
+	out := DeactivationList{Deactivations: []Deactivation{}}
+	if next != nil {
+		out.Next = cursorOf(requestCursor, placeText(*next))
+	}
+	for _, r := range list {
+		d, err := a.deactivation(ctx, r)
+		if err != nil {
+			return nil, a.problem(ctx, err)
+		}
+		out.Deactivations = append(out.Deactivations, d)
+	}
+	return &struct{ Body DeactivationList }{out}, nil
+}
+
+func placeText(p store.Place) string { return fmt.Sprintf("%d.%d", p.At, p.Seq) }

@@ -26,15 +26,6 @@ type Problem struct {
 	State       string `json:"state,omitempty" example:"done" doc:"Of the request, where it stands in the way"`
 }
 
-func newProblem(status int, detail string) *Problem {
-	return &Problem{ErrorModel: huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: detail}}
-}
-
-func (p *Problem) coded(subject, reason string) *Problem {
-	p.SubjectCode, p.ReasonCode = subject, reason
-	return p
-}
-
 // problem maps an error to a reply. What is not mapped is "internal": its
 // details are in the log alone.
 func (a *API) problem(ctx context.Context, err error) *Problem {
@@ -43,23 +34,23 @@ func (a *API) problem(ctx context.Context, err error) *Problem {
 	case errors.As(err, &conflict):
 		return conflicting(conflict)
 	case errors.Is(err, store.ErrTooMany):
-		return newProblem(http.StatusConflict, strings.TrimPrefix(err.Error(), store.ErrTooMany.Error()+": "))
+		return newProblem(http.StatusConflict, strings.TrimPrefix(err.Error(), store.ErrTooMany.Error()+": ")).as(limitReached)
 	case errors.Is(err, server.ErrUnauthenticated):
 		return newProblem(http.StatusUnauthorized, err.Error())
 	case errors.Is(err, server.ErrForbidden):
 		return newProblem(http.StatusForbidden, err.Error())
 	case errors.Is(err, server.ErrOtherKeys):
-		return newProblem(http.StatusConflict, server.ErrOtherKeys.Error())
+		return newProblem(http.StatusConflict, server.ErrOtherKeys.Error()).as(otherKeys)
 	case errors.Is(err, server.ErrInvalid):
 		return newProblem(http.StatusUnprocessableEntity, err.Error())
 	case errors.Is(err, store.ErrKeyReused):
-		return newProblem(http.StatusUnprocessableEntity, "this Idempotency-Key came before with another request; use a new key for a new request")
+		return newProblem(http.StatusUnprocessableEntity, "this Idempotency-Key came before with another request; use a new key for a new request").as(keyReused)
 	case errors.Is(err, store.ErrNotFound):
 		return newProblem(http.StatusNotFound, "there is no such thing, or it is not yours")
 	case errors.Is(err, store.ErrState):
-		return newProblem(http.StatusConflict, strings.TrimPrefix(err.Error(), store.ErrState.Error()+": "))
+		return newProblem(http.StatusConflict, strings.TrimPrefix(err.Error(), store.ErrState.Error()+": ")).as(wrongState)
 	case errors.Is(err, store.ErrExists):
-		return newProblem(http.StatusConflict, "it is there already")
+		return newProblem(http.StatusConflict, "it is there already").as(alreadyThere)
 	case ctx.Err() != nil:
 		return newProblem(http.StatusServiceUnavailable, "the request was given up")
 	}
@@ -69,13 +60,13 @@ func (a *API) problem(ctx context.Context, err error) *Problem {
 
 // conflicting is the error report on a user's step on a request.
 func conflicting(c *store.Conflict) *Problem {
-	p := newProblem(http.StatusConflict, c.Text)
+	p := newProblem(http.StatusConflict, c.Text).as(wrongState)
 	p.State = string(c.State)
 	switch c.Kind {
 	case store.ErrFourEyes:
-		p.Status, p.Title, p.Rule = http.StatusForbidden, http.StatusText(http.StatusForbidden), server.FourEyes
+		p.as(fourEyes).Status, p.Rule = http.StatusForbidden, server.FourEyes
 	case store.ErrTripped:
-		p.coded("8.2.3", "3.8").Rule = server.MassDeactivation
+		p.as(breakerTripped).coded("8.2.3", "3.8").Rule = server.MassDeactivation
 	}
 	return p
 }
@@ -99,7 +90,7 @@ func refused(r store.Request) *Problem {
 	case "8.1.1/1.1", "8.2.1/3.9":
 		status = http.StatusNotFound
 	}
-	p := newProblem(status, r.Refusal.Text).coded(r.Refusal.SubjectCode, r.Refusal.ReasonCode)
+	p := newProblem(status, r.Refusal.Text).as(refusedByRule).coded(r.Refusal.SubjectCode, r.Refusal.ReasonCode)
 	p.Rule, p.RequestID = r.Refusal.Rule, r.ID.String()
 	return p
 }

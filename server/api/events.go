@@ -143,7 +143,7 @@ func (a *API) openStream(ctx context.Context, in *stepsQuery, request id.Request
 		return &huma.StreamResponse{Body: func(ctx huma.Context) { ctx.SetStatus(http.StatusNoContent) }}, nil
 	}
 	if !a.streams.enter(op.ID) {
-		return nil, huma.ErrorWithHeaders(newProblem(http.StatusTooManyRequests, "too many streams are open; close some, or ask for JSON with wait_seconds"),
+		return nil, huma.ErrorWithHeaders(newProblem(http.StatusTooManyRequests, "too many streams are open; close some, or ask for JSON with wait_seconds").as(streamsExhausted),
 			http.Header{"Retry-After": {"5"}})
 	}
 	return &huma.StreamResponse{Body: func(hctx huma.Context) {

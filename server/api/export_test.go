@@ -27,3 +27,6 @@ func BucketsOf(users int) (kept, most int) {
 
 // Counted is the address by which a remote one is counted.
 var Counted = counted
+
+// ProblemTitles are those of all types.
+var ProblemTitles = problemTitles

@@ -21,9 +21,10 @@ type Reader struct {
 	Plain bool `json:"plain,omitempty" doc:"With eid: the card shows an ISD-R and no management applet"`
 }
 
-// ReaderList is all readers of the server.
+// ReaderList is a page of the server's readers.
 type ReaderList struct {
 	Readers []Reader `json:"readers" nullable:"false"`
+	Next    string   `json:"next,omitempty" doc:"There is more: ask again with this as cursor"`
 }
 
 func (a *API) registerOperations() {
@@ -39,10 +40,14 @@ func (a *API) registerOperations() {
 	})
 
 	huma.Register(a.huma, secured(reads, huma.Operation{
-		OperationID: "list-readers", Method: http.MethodGet, Path: "/v1/readers", Summary: "The readers and what is in them",
+		OperationID: "list-readers", Method: http.MethodGet, Path: "/v1/readers", Summary: "The readers and what is in them, by name",
 		Errors: []int{http.StatusBadRequest},
-	}), func(ctx context.Context, _ *struct{}) (*struct{ Body ReaderList }, error) {
-		list, err := a.server.Readers(ctx, operator(ctx))
+	}), func(ctx context.Context, in *Page) (*struct{ Body ReaderList }, error) {
+		after, err := in.place(readerCursor)
+		if err != nil {
+			return nil, err
+		}
+		list, more, err := a.server.Readers(ctx, operator(ctx), after, in.Limit)
 		if err != nil {
 			return nil, a.problem(ctx, err)
 		}
@@ -53,6 +58,9 @@ func (a *API) registerOperations() {
 				r.EID, r.Plain = e.EID.String(), e.Plain
 			}
 			out.Readers = append(out.Readers, r)
+		}
+		if more {
+			out.Next = cursorOf(readerCursor, list[len(list)-1].Reader)
 		}
 		return &struct{ Body ReaderList }{out}, nil
 	})

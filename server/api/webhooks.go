@@ -1,8 +1,10 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -66,7 +68,7 @@ type DeliveryAttempt struct {
 // DeliveryList is a page of messages, newest first.
 type DeliveryList struct {
 	Deliveries []Delivery `json:"deliveries" nullable:"false"`
-	Next       int64      `json:"next,omitempty" doc:"There may be more: ask again with this as before"`
+	Next       string     `json:"next,omitempty" doc:"There is more: ask again with this as cursor"`
 }
 
 func webhookOf(w store.Webhook) Webhook {
@@ -108,9 +110,30 @@ type WebhookPath struct {
 }
 
 type (
-	webhookReply  struct{ Body Webhook }
-	deliveryReply struct{ Body Delivery }
+	webhookReply struct{ Body Webhook }
+	addedReply   struct {
+		Location string `header:"Location"`
+		Replayed string `header:"Idempotency-Replayed" doc:"true: the request came before under this key"`
+		Body     Webhook
+	}
+	deliveryReply struct {
+		Replayed string `header:"Idempotency-Replayed" doc:"true: the request came before under this key"`
+		Body     Delivery
+	}
 )
+
+// IdempotencyKey makes a request that comes again the same request.
+type IdempotencyKey struct {
+	Key string `header:"Idempotency-Key" maxLength:"255" pattern:"^[!-~]*$" doc:"The same key with the same request gives the same answer"`
+}
+
+// replayed is the header that says so.
+func replayed(yes bool) string {
+	if yes {
+		return "true"
+	}
+	return ""
+}
 
 func (a *API) registerWebhooks() {
 	op := func(method, path, id, summary, description string, status int, errors ...int) huma.Operation {
@@ -126,19 +149,31 @@ func (a *API) registerWebhooks() {
 		}
 		return &webhookReply{show(w)}, nil
 	}
-	delivery := func(ctx context.Context, d store.Delivery, err error) (*deliveryReply, error) {
+	delivery := func(ctx context.Context, d store.Delivery, again bool, err error) (*deliveryReply, error) {
 		if err != nil {
 			return nil, a.problem(ctx, err)
 		}
-		return &deliveryReply{deliveryOf(d)}, nil
+		return &deliveryReply{replayed(again), deliveryOf(d)}, nil
 	}
 
 	huma.Register(a.huma, op(http.MethodPost, "", "add-webhook", "Have an endpoint told what becomes of requests",
-		"Messages are signed as Standard Webhooks says. It takes the role administer. The secret is in this answer and never shown again.",
+		"Messages are signed as Standard Webhooks says. It takes the role administer. The secret is in this answer and not shown again but to who asks again under the same Idempotency-Key. An operator has 16 at most.",
 		http.StatusCreated, http.StatusConflict),
-		func(ctx context.Context, in *struct{ Body WebhookRequest }) (*webhookReply, error) {
-			w, err := a.server.AddWebhook(ctx, operator(ctx), in.Body.URL, in.Body.Types)
-			return described(ctx, w, err, revealed)
+		func(ctx context.Context, in *struct {
+			IdempotencyKey
+			Body WebhookRequest
+		}) (*addedReply, error) {
+			w, again, err := a.server.AddWebhook(ctx, operator(ctx), in.Body.URL, in.Body.Types, in.Key)
+			if err != nil {
+				return nil, a.problem(ctx, err)
+			}
+			return &addedReply{"/v1/webhooks/" + w.ID, replayed(again), revealed(w)}, nil
+		})
+
+	huma.Register(a.huma, op(http.MethodGet, "/{webhook}", "get-webhook", "A webhook", "", http.StatusOK, http.StatusNotFound),
+		func(ctx context.Context, in *WebhookPath) (*webhookReply, error) {
+			w, err := a.server.Webhook(ctx, operator(ctx), in.Webhook)
+			return described(ctx, w, err, webhookOf)
 		})
 
 	huma.Register(a.huma, op(http.MethodGet, "", "list-webhooks", "The operator's webhooks", "", http.StatusOK),
@@ -187,28 +222,39 @@ func (a *API) registerWebhooks() {
 
 	huma.Register(a.huma, op(http.MethodPost, "/{webhook}/test", "test-webhook", "Send a webhook a message of type "+webhook.Test, "",
 		http.StatusAccepted, http.StatusNotFound, http.StatusConflict),
-		func(ctx context.Context, in *WebhookPath) (*deliveryReply, error) {
-			d, err := a.server.TestWebhook(ctx, operator(ctx), in.Webhook)
-			return delivery(ctx, d, err)
+		func(ctx context.Context, in *struct {
+			WebhookPath
+			IdempotencyKey
+		}) (*deliveryReply, error) {
+			d, again, err := a.server.TestWebhook(ctx, operator(ctx), in.Webhook, in.Key)
+			return delivery(ctx, d, again, err)
 		})
 
 	huma.Register(a.huma, op(http.MethodGet, "/{webhook}/deliveries", "list-deliveries", "What a webhook was or is to be told, newest first",
 		"Messages that ended are kept for a week.", http.StatusOK, http.StatusNotFound),
 		func(ctx context.Context, in *struct {
 			WebhookPath
-			Before int64 `query:"before" minimum:"1" doc:"Messages before this one"`
-			Limit  int   `query:"limit" minimum:"1" maximum:"100" default:"50"`
+			Page
 		}) (*struct{ Body DeliveryList }, error) {
-			list, err := a.server.Deliveries(ctx, operator(ctx), in.Webhook, in.Before, in.Limit)
+			text, err := in.place(deliveryCursor)
+			if err != nil {
+				return nil, err
+			}
+			before, err := strconv.ParseInt(cmp.Or(text, "0"), 10, 64)
+			if err != nil || before < 0 {
+				return nil, errCursor
+			}
+			list, err := a.server.Deliveries(ctx, operator(ctx), in.Webhook, before, in.Limit+1)
 			if err != nil {
 				return nil, a.problem(ctx, err)
 			}
 			out := DeliveryList{Deliveries: []Delivery{}}
+			if len(list) > in.Limit {
+				list = list[:in.Limit]
+				out.Next = cursorOf(deliveryCursor, strconv.FormatInt(list[in.Limit-1].Seq, 10))
+			}
 			for _, d := range list {
 				out.Deliveries = append(out.Deliveries, deliveryOf(d))
-			}
-			if len(list) == in.Limit {
-				out.Next = list[len(list)-1].Seq
 			}
 			return &struct{ Body DeliveryList }{out}, nil
 		})
@@ -220,6 +266,6 @@ func (a *API) registerWebhooks() {
 			Delivery string `path:"delivery" minLength:"1" maxLength:"64" pattern:"^[0-9A-Za-z_-]+$" doc:"The message's id"`
 		}) (*deliveryReply, error) {
 			d, err := a.server.Redeliver(ctx, operator(ctx), in.Webhook, in.Delivery)
-			return delivery(ctx, d, err)
+			return delivery(ctx, d, false, err)
 		})
 }

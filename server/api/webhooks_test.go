@@ -68,7 +68,7 @@ func TestWebhooks(t *testing.T) {
 	}
 	f.do("GET", path+"/deliveries?limit=2", f.token, "").into(&list)
 	require.Len(t, list.Deliveries, 2)
-	f.do("GET", fmt.Sprintf("%s/deliveries?limit=2&before=%d", path, list.Next), f.token, "").into(&list)
+	f.do("GET", path+"/deliveries?limit=2&cursor="+list.Next, f.token, "").into(&list)
 	assert.Len(t, list.Deliveries, 1)
 
 	// Once they were shown, secrets are not shown again.
@@ -128,7 +128,7 @@ func TestWebhooksRefuse(t *testing.T) {
 	}
 	f.do("GET", path+"/deliveries?limit=0", f.token, "").problem(http.StatusUnprocessableEntity)
 	f.do("GET", path+"/deliveries?limit=101", f.token, "").problem(http.StatusUnprocessableEntity)
-	f.do("GET", path+"/deliveries?before=x", f.token, "").problem(http.StatusUnprocessableEntity)
+	f.do("GET", path+"/deliveries?cursor=x", f.token, "").problem(http.StatusUnprocessableEntity)
 	f.do("POST", path+"/deliveries/%25/retry", f.token, "").problem(http.StatusUnprocessableEntity)
 	f.do("POST", path+"/deliveries/msg_x/retry", f.token, "").problem(http.StatusNotFound)
 	f.do("POST", "/v1/webhooks/x/test", f.token, "").problem(http.StatusUnprocessableEntity)

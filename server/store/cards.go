@@ -176,35 +176,66 @@ func (s *Store) Card(ctx context.Context, eid id.EID, operator int64) (*Card, er
 }
 
 // One statement, so that counter and profiles are of one moment.
-const selectCard = `SELECT c.management, c.public_keys, c.event_counter, c.unsettled, c.registered_at, c.updated_at, c.claim_token, c.claim_until, r.card_groups,
+const (
+	selectCards = `SELECT c.eid, c.management, c.public_keys, c.event_counter, c.unsettled, c.registered_at, c.updated_at, c.claim_token, c.claim_until, r.card_groups,
 	       p.iccid, p.mccmnc, p.state, p.class, p.provider, p.name, p.ppr1, p.ppr2, p.fallback, p.disable_allowed, p.enabled_at
 	FROM cards c LEFT JOIN registrations r ON r.eid = c.eid AND r.operator_id = ? LEFT JOIN profiles p ON p.eid = c.eid
-	WHERE c.eid = ? ORDER BY p.position`
+	WHERE `
+	selectCard = selectCards + `c.eid = ? ORDER BY p.position`
+)
 
 // claimed is who works on a card.
 type claimed struct{ token, until int64 }
 
 func readCard(q querier, eid id.EID, operator int64, lock string) (*Card, claimed, error) {
-	c := &Card{EID: eid}
-	var keys []byte
-	var registered, updated int64
-	var groups sql.NullString
-	var by claimed
-	rows, done, err := q.rows(selectCard+lock, operator, eid.String())
+	list, by, err := readCards(q, selectCard+lock, operator, eid.String())
+	if err != nil {
+		return nil, claimed{}, err
+	}
+	if len(list) == 0 {
+		return nil, claimed{}, fmt.Errorf("%w: card %s", ErrNotFound, eid)
+	}
+	return list[0], by, nil
+}
+
+// cards are the records of cards, by EID, as they are to one operator.
+func (s *Store) cards(ctx context.Context, operator int64, eids []string) ([]*Card, error) {
+	if len(eids) == 0 {
+		return nil, nil
+	}
+	list, _, err := readCards(reads{s, ctx}, selectCards+s.dialect.in(`c.eid`)+` ORDER BY c.eid, p.position`, operator, s.dialect.list(eids))
+	return list, err
+}
+
+// readCards gives who works on the last of them, too.
+func readCards(q querier, query string, args ...any) (list []*Card, by claimed, err error) {
+	rows, done, err := q.rows(query, args...)
 	if err != nil {
 		return nil, by, err
 	}
 	defer done()
-	n := 0
-	for ; rows.Next(); n++ {
+	for rows.Next() {
 		var (
+			eid                                         string
+			c                                           Card
+			keys                                        []byte
+			registered, updated                         int64
+			groups                                      sql.NullString
 			iccid, mccmnc, state, class, provider, name sql.NullString
 			ppr1, ppr2, fallback, allowed               sql.NullBool
 			enabled                                     sql.NullInt64
 		)
-		if err := rows.Scan(&c.Management, &keys, &c.EventCounter, &c.Unsettled, &registered, &updated, &by.token, &by.until, &groups,
+		if err := rows.Scan(&eid, &c.Management, &keys, &c.EventCounter, &c.Unsettled, &registered, &updated, &by.token, &by.until, &groups,
 			&iccid, &mccmnc, &state, &class, &provider, &name, &ppr1, &ppr2, &fallback, &allowed, &enabled); err != nil {
 			return nil, by, fmt.Errorf("store: %w", err)
+		}
+		if c.EID, err = id.ParseEID(eid); err != nil {
+			return nil, by, fmt.Errorf("store: card %s: %w", eid, err)
+		}
+		if n := len(list); n == 0 || list[n-1].EID != c.EID {
+			c.Registered, c.Groups = groups.Valid, strings.Fields(groups.String)
+			c.PublicKeys, c.RegisteredAt, c.UpdatedAt = keys, fromMillis(registered), fromMillis(updated)
+			list = append(list, &c)
 		}
 		if !iccid.Valid {
 			continue
@@ -222,34 +253,14 @@ func readCard(q querier, eid id.EID, operator int64, lock string) (*Card, claime
 		if err != nil {
 			return nil, by, fmt.Errorf("store: card %s: %w", eid, err)
 		}
-		c.Profiles = append(c.Profiles, p)
+		last := list[len(list)-1]
+		last.Profiles = append(last.Profiles, p)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, by, fmt.Errorf("store: %w", err)
 	}
-	if n == 0 {
-		return nil, by, fmt.Errorf("%w: card %s", ErrNotFound, eid)
-	}
-	c.Registered, c.Groups = groups.Valid, strings.Fields(groups.String)
-	c.PublicKeys, c.RegisteredAt, c.UpdatedAt = keys, fromMillis(registered), fromMillis(updated)
-	return c, by, nil
+	return list, by, nil
 }
-
-// CardsOf lists the EIDs of the cards that an operator registered and owns a
-// profile in, in ascending order after the EID after, at most limit.
-func (s *Store) CardsOf(ctx context.Context, op Operator, after string, limit int) ([]id.EID, error) {
-	scan := func(row scanner) (id.EID, error) {
-		var text string
-		if err := row.Scan(&text); err != nil {
-			return id.EID{}, fmt.Errorf("store: %w", err)
-		}
-		return id.ParseEID(text)
-	}
-	return collect(reads{s, ctx}, scan, cardsOf, op.ID, after, op.MCCMNC.String(), limit)
-}
-
-const cardsOf = `SELECT eid FROM registrations r WHERE operator_id = ? AND eid > ?
-	AND EXISTS (SELECT 1 FROM profiles p WHERE p.eid = r.eid AND p.mccmnc = ?) ORDER BY eid LIMIT ?`
 
 // SetDisableAllowed sets a profile's POL2 in the name of an operator that owns
 // it and registered the card. The error matches ErrNotFound where there is no

@@ -84,7 +84,7 @@ func TestHeldAndApproved(t *testing.T) {
 		assert.Contains(t, held.HeldWhy, "budget of 1")
 		assert.Equal(t, int64(1), f.scope(t).Pending)
 		assert.Equal(t, []string{"decision", "held"}, f.kinds(t, held))
-		list, err := f.HeldOf(t.Context(), f.op.ID, 0, 10)
+		list, _, err := f.ListRequests(t.Context(), f.op.ID, RequestFilter{States: []State{Held}}, Place{}, 10)
 		require.NoError(t, err)
 		require.Len(t, list, 1)
 		assert.Equal(t, held, list[0], "it is handed out as it is on file")

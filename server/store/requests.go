@@ -422,28 +422,6 @@ func (s *Store) Request(ctx context.Context, request id.RequestID) (Request, err
 	return readRequest(reads{s, ctx}, request, "")
 }
 
-// RequestsOf lists an operator's requests, newest first, before the one whose
-// Seq is before (0: from the newest), at most limit.
-func (s *Store) RequestsOf(ctx context.Context, operator, before int64, limit int) ([]Request, error) {
-	if before <= 0 {
-		before = 1<<63 - 1
-	}
-	return collect(reads{s, ctx}, scanRequest, requestsOf, operator, before, limit)
-}
-
-const requestsOf = `SELECT ` + requestColumns + ` FROM deactivations WHERE operator_id = ? AND seq < ? ORDER BY seq DESC LIMIT ?`
-
-// HeldOf lists the requests of an operator that wait for an approval, newest
-// first, as RequestsOf does.
-func (s *Store) HeldOf(ctx context.Context, operator, before int64, limit int) ([]Request, error) {
-	if before <= 0 {
-		before = 1<<63 - 1
-	}
-	return collect(reads{s, ctx}, scanRequest, heldOf, operator, before, limit)
-}
-
-const heldOf = `SELECT ` + requestColumns + ` FROM deactivations WHERE operator_id = ? AND state = 'held' AND seq < ? ORDER BY seq DESC LIMIT ?`
-
 // Wait puts a request that was not sent into state Waiting, with the steps that
 // say for what, and gives the claim back. The error matches ErrState where it
 // was sent or is finished.

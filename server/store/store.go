@@ -64,6 +64,7 @@ type Store struct {
 	arrived   func(state State, by string)
 
 	unaudited bool
+	scanned   int // rows that a page of a list looks at
 
 	migrated struct{ from, to int64 } // the schema, by this process; 0: it was not
 
@@ -121,7 +122,7 @@ func IsPostgres(where string) bool {
 // path, made (mode 0600) where it is not there, or a PostgreSQL database at a
 // URL.
 func Open(ctx context.Context, where string, opts ...Option) (*Store, error) {
-	s := &Store{writes: make(chan *writing, maxBatch), closing: make(chan struct{}), closed: make(chan struct{})}
+	s := &Store{scanned: maxScanned, writes: make(chan *writing, maxBatch), closing: make(chan struct{}), closed: make(chan struct{})}
 	for _, o := range opts {
 		o(s)
 	}

@@ -258,9 +258,9 @@ func TestVouch(t *testing.T) {
 		second, err := f.AddOperator(t.Context(), "two", f.op.MCCMNC, User{Name: "u", Roles: AllRoles}, Grant{Hash: Hash{2}})
 		require.NoError(t, err)
 		assert.ErrorIs(t, f.SetDisableAllowed(t.Context(), second, f.eid, f.iccid, false), ErrNotFound, "it has not registered the card")
-		eids, err := f.CardsOf(t.Context(), second, "", 10)
+		list, _, err := f.ListCards(t.Context(), second, CardFilter{}, "", 10)
 		require.NoError(t, err)
-		assert.Empty(t, eids)
+		assert.Empty(t, list)
 		for _, want := range []bool{true, false} {
 			fresh, err := f.Vouch(t.Context(), second, f.eid)
 			require.NoError(t, err)
@@ -342,12 +342,14 @@ func TestCards(t *testing.T) {
 		assert.Empty(t, got.Profiles)
 
 		require.NoError(t, f.RegisterCard(t.Context(), f.op, f.card(t, testEID(3))))
-		eids, err := f.CardsOf(t.Context(), f.op, "", 10)
+		list, next, err := f.ListCards(t.Context(), f.op, CardFilter{}, "", 10)
 		require.NoError(t, err)
-		assert.ElementsMatch(t, []id.EID{f.eid, testEID(3)}, eids)
-		eids, err = f.CardsOf(t.Context(), f.op, eids[0].String(), 10)
+		require.Len(t, list, 2)
+		assert.ElementsMatch(t, []id.EID{f.eid, testEID(3)}, []id.EID{list[0].EID, list[1].EID})
+		assert.Empty(t, next)
+		again, err := f.Card(t.Context(), list[1].EID, f.op.ID)
 		require.NoError(t, err)
-		assert.Len(t, eids, 1)
+		assert.Equal(t, again, list[1])
 	})
 }
 
@@ -561,7 +563,7 @@ func TestConcurrentKeysMakeOneRequest(t *testing.T) {
 		for _, r := range ids {
 			assert.Equal(t, ids[0], r)
 		}
-		list, err := f.RequestsOf(t.Context(), f.op.ID, 0, 100)
+		list, _, err := f.ListRequests(t.Context(), f.op.ID, RequestFilter{}, Place{}, 100)
 		require.NoError(t, err)
 		assert.Len(t, list, 1)
 	})
@@ -812,16 +814,20 @@ func TestQueriesUseIndexes(t *testing.T) {
 		require.NoError(t, err)
 		_, err = s.Expire(t.Context(), 10)
 		require.NoError(t, err)
-		_, err = s.RequestsOf(t.Context(), f.op.ID, 0, 10)
-		require.NoError(t, err)
-		_, err = s.HeldOf(t.Context(), f.op.ID, 0, 10)
-		require.NoError(t, err)
+		for _, filter := range []RequestFilter{
+			{}, {States: []State{Held}}, {EID: &f.eid}, {ICCID: &f.iccid}, {User: "u", Since: time.Now(), Until: time.Now()}, {States: []State{Done, Failed}, Group: "g"},
+		} {
+			_, _, err = s.ListRequests(t.Context(), f.op.ID, filter, Place{1, 1}, 10)
+			require.NoError(t, err)
+		}
 		_, err = s.RequestEvents(t.Context(), out.ID, 0, true, 10)
 		require.NoError(t, err)
 		_, err = s.LastEvents(t.Context(), []id.RequestID{out.ID})
 		require.NoError(t, err)
-		_, err = s.CardsOf(t.Context(), f.op, "", 10)
-		require.NoError(t, err)
+		for _, filter := range []CardFilter{{}, {ICCID: &f.iccid}, {State: Enabled, Group: "g"}} {
+			_, _, err = s.ListCards(t.Context(), f.op, filter, "", 10)
+			require.NoError(t, err)
+		}
 
 		explain, bad := `EXPLAIN QUERY PLAN `, []string{"SCAN", "TEMP B-TREE"}
 		if f.Shared() {
@@ -835,7 +841,7 @@ func TestQueriesUseIndexes(t *testing.T) {
 			}
 			for _, line := range plan(t, f, explain, q, i) {
 				for _, b := range bad {
-					if strings.Contains(line, "SCAN json_each") || strings.Contains(line, "USE TEMP B-TREE FOR ORDER BY") && strings.Contains(q, "ORDER BY p.position") ||
+					if strings.Contains(line, "SCAN json_each") || strings.Contains(line, "USE TEMP B-TREE FOR") && strings.HasSuffix(q, "p.position") ||
 						strings.Contains(line, "USE TEMP B-TREE FOR ORDER BY") && strings.Contains(q, "ORDER BY CASE") || strings.Contains(line, "GROUP BY") {
 						continue // of a list argument, one card's profiles, one card's open requests
 					}

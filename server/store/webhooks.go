@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -149,9 +150,23 @@ func scanDelivery(row scanner) (Delivery, error) {
 }
 
 // AddWebhook adds an endpoint of an operator's. It is told of requests that are
-// decided on, or sent to their card, from then on. The error matches ErrTooMany.
-func (s *Store) AddWebhook(ctx context.Context, op Operator, w Webhook) (Webhook, error) {
-	err := s.changeWebhooks(ctx, "add webhook", op.ID, func(tx *tx) error {
+// decided on, or sent to their card, from then on. Where its ID is there already
+// that one is given, and replayed set. The error matches ErrTooMany, or
+// ErrKeyReused where that one is for another URL or other types.
+func (s *Store) AddWebhook(ctx context.Context, op Operator, w Webhook) (out Webhook, replayed bool, err error) {
+	err = s.changeWebhooks(ctx, "add webhook", op.ID, func(tx *tx) error {
+		was, err := readWebhook(tx, op.ID, w.ID)
+		replayed = err == nil
+		switch {
+		case replayed && (was.URL != w.URL || !slices.Equal(was.Types, w.Types)):
+			return ErrKeyReused
+		case replayed:
+			out = was
+			return nil
+		case !errors.Is(err, ErrNotFound):
+			return err
+		}
+		out = w
 		var n int64
 		if err := tx.row(`SELECT count(*) FROM webhooks WHERE operator_id = ?`, op.ID).Scan(&n); err != nil {
 			return fmt.Errorf("store: %w", err)
@@ -159,7 +174,7 @@ func (s *Store) AddWebhook(ctx context.Context, op Operator, w Webhook) (Webhook
 		if n >= MaxWebhooks {
 			return fmt.Errorf("%w: an operator has %d webhooks at most", ErrTooMany, MaxWebhooks)
 		}
-		w.ID, w.Operator, w.CreatedAt = uuid.NewString(), op.ID, fromMillis(millis(tx.now))
+		out.Operator, out.CreatedAt = op.ID, fromMillis(millis(tx.now))
 		types := ""
 		if len(w.Types) > 0 {
 			types = " " + strings.Join(w.Types, " ") + " "
@@ -168,11 +183,11 @@ func (s *Store) AddWebhook(ctx context.Context, op Operator, w Webhook) (Webhook
 			w.ID, op.ID, w.URL, types, w.Secret.Bytes(), millis(tx.now)); err != nil {
 			return err
 		}
-		e := w.event("webhook added", op.User)
+		e := out.event("webhook added", op.User)
 		e.Detail["types"] = w.Types
 		return tx.addEvents(e)
 	})
-	return w, err
+	return out, replayed && err == nil, err
 }
 
 // changeWebhooks changes an operator's endpoints and counts those that are told.
@@ -295,11 +310,11 @@ func (t *tx) tellUnknown(r Request) error {
 
 func newMessageID() string { return "msg_" + uuid.NewString() }
 
-// TestWebhook has an operator's endpoint told of nothing. The error matches
+// TestWebhook has an operator's endpoint told of nothing, by a message of an id.
+// Where that is there already it is given, and replayed set. The error matches
 // ErrNotFound, or ErrState where it is disabled.
-func (s *Store) TestWebhook(ctx context.Context, op Operator, hook string) (Delivery, error) {
-	var d Delivery
-	err := s.write(ctx, "test webhook", func(tx *tx) error {
+func (s *Store) TestWebhook(ctx context.Context, op Operator, hook, message string) (d Delivery, replayed bool, err error) {
+	err = s.write(ctx, "test webhook", func(tx *tx) error {
 		w, err := readWebhook(tx, op.ID, hook)
 		if err != nil {
 			return err
@@ -307,17 +322,20 @@ func (s *Store) TestWebhook(ctx context.Context, op Operator, hook string) (Deli
 		if w.DisabledAt != nil {
 			return fmt.Errorf("%w: the webhook is disabled: %s", ErrState, w.DisabledWhy)
 		}
-		d.ID = newMessageID()
-		if _, err := tx.exec(`INSERT INTO webhook_deliveries (id, webhook_id, type, created_at, due_at) VALUES (?, ?, ?, ?, ?)`,
-			d.ID, w.ID, webhook.Test, millis(tx.now), millis(tx.now)); err != nil {
+		d, err = readDelivery(tx, w.ID, message, "")
+		if replayed = err == nil; !errors.Is(err, ErrNotFound) {
 			return err
 		}
-		if d, err = readDelivery(tx, w.ID, d.ID, ""); err != nil {
+		if _, err := tx.exec(`INSERT INTO webhook_deliveries (id, webhook_id, type, created_at, due_at) VALUES (?, ?, ?, ?, ?)`,
+			message, w.ID, webhook.Test, millis(tx.now), millis(tx.now)); err != nil {
+			return err
+		}
+		if d, err = readDelivery(tx, w.ID, message, ""); err != nil {
 			return err
 		}
 		return tx.addEvents(w.event("webhook tested", op.User))
 	})
-	return d, err
+	return d, replayed && err == nil, err
 }
 
 func readDelivery(q querier, webhook, message, lock string) (Delivery, error) {

@@ -41,7 +41,7 @@ func (p *play) readEvents(pic *picture) error {
 func (p *play) quiet() (pic picture, left string) {
 	s := p.w.desk.Store
 	for _, o := range p.ops {
-		list, err := s.RequestsOf(p.ctx, o.asker.ID, 0, 1000)
+		list, _, err := s.ListRequests(p.ctx, o.asker.ID, store.RequestFilter{}, store.Place{}, 1000)
 		if err != nil {
 			return pic, err.Error()
 		}

@@ -119,10 +119,27 @@ type values map[string]any
 
 func (v values) each(set func(name, value string)) {
 	for name, value := range v {
-		if !reflect.ValueOf(value).IsZero() {
-			set(name, fmt.Sprint(value))
+		if v := reflect.ValueOf(value); !v.IsZero() {
+			set(name, text(v))
 		}
 	}
+}
+
+func text(v reflect.Value) string {
+	if at, ok := v.Interface().(time.Time); ok {
+		return at.Format(time.RFC3339Nano)
+	}
+	switch v.Kind() {
+	case reflect.Pointer:
+		return text(v.Elem())
+	case reflect.Slice:
+		list := make([]string, v.Len())
+		for i := range list {
+			list[i] = text(v.Index(i))
+		}
+		return strings.Join(list, ",")
+	}
+	return fmt.Sprint(v)
 }
 
 type request struct {

@@ -40,7 +40,7 @@ func TestFollowsNoRedirect(t *testing.T) {
 	defer srv.Close()
 	c := newClient(t, srv.URL)
 	for _, ask := range []func() error{
-		func() error { _, err := c.ListReaders(t.Context()); return err },
+		func() error { _, err := c.ListReaders(t.Context(), client.ListReadersParams{}); return err },
 		func() error { _, err := c.SetGroups(t.Context(), "x", client.CardGroups{}); return err },
 		func() error { _, err := c.Follow(t.Context(), request, nil); return err },
 	} {
@@ -63,7 +63,7 @@ func TestWithoutPin(t *testing.T) {
 	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
 	srv.StartTLS()
 	defer srv.Close()
-	_, err := newClient(t, srv.URL).ListReaders(t.Context())
+	_, err := newClient(t, srv.URL).ListReaders(t.Context(), client.ListReadersParams{})
 	assert.ErrorContains(t, err, "--pin")
 	assert.EqualValues(t, 1, connections.Load())
 
@@ -71,14 +71,14 @@ func TestWithoutPin(t *testing.T) {
 	require.NoError(t, err)
 	pinned, err := client.New(srv.URL, "cbt_x", config)
 	require.NoError(t, err)
-	_, err = pinned.Insist(tries).ListReaders(t.Context())
+	_, err = pinned.Insist(tries).ListReaders(t.Context(), client.ListReadersParams{})
 	assert.ErrorIs(t, err, client.ErrPin)
 	assert.EqualValues(t, 2, connections.Load())
 	config, err = client.PinnedTLS(client.Pin(srv.Certificate()))
 	require.NoError(t, err)
 	pinned, err = client.New(srv.URL, "cbt_x", config)
 	require.NoError(t, err)
-	_, err = pinned.ListReaders(t.Context())
+	_, err = pinned.ListReaders(t.Context(), client.ListReadersParams{})
 	var report *client.Problem
 	require.ErrorAs(t, err, &report)
 	assert.EqualValues(t, http.StatusNotFound, report.Status)
@@ -125,7 +125,7 @@ func TestHostileReplies(t *testing.T) {
 				_, _ = io.WriteString(w, c.body)
 			}))
 			defer srv.Close()
-			_, err := newClient(t, srv.URL).Insist(1).ListReaders(t.Context())
+			_, err := newClient(t, srv.URL).Insist(1).ListReaders(t.Context(), client.ListReadersParams{})
 			assert.Error(t, err)
 			assert.Less(t, len(err.Error()), 500)
 		})

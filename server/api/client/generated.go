@@ -91,11 +91,6 @@ const (
 	WebhookRequestTypesDeactivationUnknown  WebhookRequestTypes = "deactivation.unknown"
 )
 
-// Defines values for ListDeactivationsParamsState.
-const (
-	ListDeactivationsParamsStateHeld ListDeactivationsParamsState = "held"
-)
-
 // Answer defines model for Answer.
 type Answer struct {
 	// Command Command data, hexadecimal
@@ -159,7 +154,7 @@ type CardGroups struct {
 type CardList struct {
 	Cards []Card `json:"cards"`
 
-	// Next There may be more: ask again with this as after
+	// Next There is more: ask again with this as cursor
 	Next string `json:"next,omitempty,omitzero"`
 }
 
@@ -241,8 +236,8 @@ type DeactivationState string
 type DeactivationList struct {
 	Deactivations []Deactivation `json:"deactivations"`
 
-	// Next There may be more: ask again with this as before
-	Next int64 `json:"next,omitempty,omitzero"`
+	// Next There is more: ask again with this as cursor
+	Next string `json:"next,omitempty,omitzero"`
 }
 
 // DeactivationRequest defines model for DeactivationRequest.
@@ -300,8 +295,8 @@ type DeliveryAttempt struct {
 type DeliveryList struct {
 	Deliveries []Delivery `json:"deliveries"`
 
-	// Next There may be more: ask again with this as before
-	Next int64 `json:"next,omitempty,omitzero"`
+	// Next There is more: ask again with this as cursor
+	Next string `json:"next,omitempty,omitzero"`
 }
 
 // ErrorDetail defines model for ErrorDetail.
@@ -441,6 +436,8 @@ type Reader struct {
 
 // ReaderList defines model for ReaderList.
 type ReaderList struct {
+	// Next There is more: ask again with this as cursor
+	Next    string   `json:"next,omitempty,omitzero"`
 	Readers []Reader `json:"readers"`
 }
 
@@ -583,27 +580,61 @@ type WebhookRequestTypes string
 
 // ListCardsParams defines parameters for ListCards.
 type ListCardsParams struct {
-	// After EIDs after this one
-	After string `form:"after,omitempty" json:"after,omitempty,omitzero"`
-	Limit int64  `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+	// Cursor next of the page before; left out: the list's start
+	Cursor string `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+
+	// Limit How many at most; a page may have less and go on
+	Limit int64 `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// ICCID The card with this profile of the operator's
+	ICCID string `form:"iccid,omitempty" json:"iccid,omitempty,omitzero"`
+
+	// ProfileState Cards with a profile of the operator's in this state; with iccid: where that one is
+	ProfileState ProfileState `form:"profile_state,omitempty" json:"profile_state,omitempty,omitzero"`
+
+	// Group Cards of this group
+	Group string `form:"group,omitempty" json:"group,omitempty,omitzero"`
+
+	// Unsettled Cards whose state is about to be read, or not
+	Unsettled *bool `form:"unsettled,omitempty" json:"unsettled,omitempty"`
 }
 
 // ListDeactivationsParams defines parameters for ListDeactivations.
 type ListDeactivationsParams struct {
-	// State Only those that wait for an approval
-	State ListDeactivationsParamsState `form:"state,omitempty" json:"state,omitempty,omitzero"`
+	// Cursor next of the page before; left out: the list's start
+	Cursor string `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
 
-	// Before Requests before this one
-	Before int64 `form:"before,omitempty" json:"before,omitempty,omitzero"`
-	Limit  int64 `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+	// Limit How many at most; a page may have less and go on
+	Limit int64 `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+
+	// State In one of these states; held: those that wait for an approval
+	State []DeactivationState `form:"state,omitempty" json:"state,omitempty,omitzero"`
+
+	// EID Of this card
+	EID string `form:"eid,omitempty" json:"eid,omitempty,omitzero"`
+
+	// ICCID Of this profile
+	ICCID string `form:"iccid,omitempty" json:"iccid,omitempty,omitzero"`
+
+	// User Asked by this user
+	User string `form:"user,omitempty" json:"user,omitempty,omitzero"`
+
+	// Group Of cards that are in this group now
+	Group string `form:"group,omitempty" json:"group,omitempty,omitzero"`
+
+	// Reason With this reason
+	Reason *int64 `form:"reason,omitempty" json:"reason,omitempty"`
+
+	// Since Asked for then or later
+	Since time.Time `form:"since,omitempty" json:"since,omitempty,omitzero"`
+
+	// Until Asked for before
+	Until time.Time `form:"until,omitempty" json:"until,omitempty,omitzero"`
 }
-
-// ListDeactivationsParamsState defines parameters for ListDeactivations.
-type ListDeactivationsParamsState string
 
 // DeactivateParams defines parameters for Deactivate.
 type DeactivateParams struct {
-	// IdempotencyKey The same key with the same body gives the same request
+	// IdempotencyKey The same key with the same request gives the same answer
 	IdempotencyKey string `json:"Idempotency-Key,omitempty,omitzero"`
 }
 
@@ -616,11 +647,34 @@ type ListStepsParams struct {
 	WaitSeconds int64 `form:"wait_seconds,omitempty" json:"wait_seconds,omitempty,omitzero"`
 }
 
+// ListReadersParams defines parameters for ListReaders.
+type ListReadersParams struct {
+	// Cursor next of the page before; left out: the list's start
+	Cursor string `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+
+	// Limit How many at most; a page may have less and go on
+	Limit int64 `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+}
+
+// AddWebhookParams defines parameters for AddWebhook.
+type AddWebhookParams struct {
+	// IdempotencyKey The same key with the same request gives the same answer
+	IdempotencyKey string `json:"Idempotency-Key,omitempty,omitzero"`
+}
+
 // ListDeliveriesParams defines parameters for ListDeliveries.
 type ListDeliveriesParams struct {
-	// Before Messages before this one
-	Before int64 `form:"before,omitempty" json:"before,omitempty,omitzero"`
-	Limit  int64 `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+	// Cursor next of the page before; left out: the list's start
+	Cursor string `form:"cursor,omitempty" json:"cursor,omitempty,omitzero"`
+
+	// Limit How many at most; a page may have less and go on
+	Limit int64 `form:"limit,omitempty" json:"limit,omitempty,omitzero"`
+}
+
+// TestWebhookParams defines parameters for TestWebhook.
+type TestWebhookParams struct {
+	// IdempotencyKey The same key with the same request gives the same answer
+	IdempotencyKey string `json:"Idempotency-Key,omitempty,omitzero"`
 }
 
 // RegisterCardJSONRequestBody defines body for RegisterCard for application/json ContentType.
@@ -653,11 +707,11 @@ func (c *Client) Health(ctx context.Context) (*Health, error) {
 
 // ListCards asks for GET /v1/cards: List the cards that the operator registered and owns a profile in.
 //
-// Role: read.
+// By EID. What stands in the way of a filter ends a page early, not the list: go on while there is a next. Role: read.
 func (c *Client) ListCards(ctx context.Context, params ListCardsParams) (*CardList, error) {
 	return ask[CardList](ctx, c, request{
 		method: "GET", path: fmt.Sprintf("/v1/cards"),
-		query: values{"after": params.After, "limit": params.Limit},
+		query: values{"cursor": params.Cursor, "limit": params.Limit, "iccid": params.ICCID, "profile_state": params.ProfileState, "group": params.Group, "unsettled": params.Unsettled},
 	})
 }
 
@@ -711,11 +765,11 @@ func (c *Client) RefreshCard(ctx context.Context, eid string) (*Card, error) {
 
 // ListDeactivations asks for GET /v1/deactivations: The operator's requests, newest first.
 //
-// Role: read.
+// What stands in the way of a filter ends a page early, not the list: go on while there is a next. Role: read.
 func (c *Client) ListDeactivations(ctx context.Context, params ListDeactivationsParams) (*DeactivationList, error) {
 	return ask[DeactivationList](ctx, c, request{
 		method: "GET", path: fmt.Sprintf("/v1/deactivations"),
-		query: values{"state": params.State, "before": params.Before, "limit": params.Limit},
+		query: values{"cursor": params.Cursor, "limit": params.Limit, "state": params.State, "eid": params.EID, "iccid": params.ICCID, "user": params.User, "group": params.Group, "reason": params.Reason, "since": params.Since, "until": params.Until},
 	})
 }
 
@@ -786,12 +840,13 @@ func (c *Client) GetGuard(ctx context.Context) (*Guard, error) {
 	})
 }
 
-// ListReaders asks for GET /v1/readers: The readers and what is in them.
+// ListReaders asks for GET /v1/readers: The readers and what is in them, by name.
 //
 // Role: read.
-func (c *Client) ListReaders(ctx context.Context) (*ReaderList, error) {
+func (c *Client) ListReaders(ctx context.Context, params ListReadersParams) (*ReaderList, error) {
 	return ask[ReaderList](ctx, c, request{
 		method: "GET", path: fmt.Sprintf("/v1/readers"),
+		query: values{"cursor": params.Cursor, "limit": params.Limit},
 	})
 }
 
@@ -806,11 +861,12 @@ func (c *Client) ListWebhooks(ctx context.Context) (*WebhookList, error) {
 
 // AddWebhook asks for POST /v1/webhooks: Have an endpoint told what becomes of requests.
 //
-// Messages are signed as Standard Webhooks says. It takes the role administer. The secret is in this answer and never shown again. Role: administer.
-func (c *Client) AddWebhook(ctx context.Context, body WebhookRequest) (*Webhook, error) {
+// Messages are signed as Standard Webhooks says. It takes the role administer. The secret is in this answer and not shown again but to who asks again under the same Idempotency-Key. An operator has 16 at most. Role: administer.
+func (c *Client) AddWebhook(ctx context.Context, params AddWebhookParams, body WebhookRequest) (*Webhook, error) {
 	return ask[Webhook](ctx, c, request{
 		method: "POST", path: fmt.Sprintf("/v1/webhooks"),
-		body: body,
+		header: values{"Idempotency-Key": params.IdempotencyKey},
+		body:   body,
 	})
 }
 
@@ -824,13 +880,22 @@ func (c *Client) RemoveWebhook(ctx context.Context, webhook string) error {
 	return err
 }
 
+// GetWebhook asks for GET /v1/webhooks/{webhook}: A webhook.
+//
+// Role: administer.
+func (c *Client) GetWebhook(ctx context.Context, webhook string) (*Webhook, error) {
+	return ask[Webhook](ctx, c, request{
+		method: "GET", path: fmt.Sprintf("/v1/webhooks/%s", url.PathEscape(webhook)),
+	})
+}
+
 // ListDeliveries asks for GET /v1/webhooks/{webhook}/deliveries: What a webhook was or is to be told, newest first.
 //
 // Messages that ended are kept for a week. Role: administer.
 func (c *Client) ListDeliveries(ctx context.Context, webhook string, params ListDeliveriesParams) (*DeliveryList, error) {
 	return ask[DeliveryList](ctx, c, request{
 		method: "GET", path: fmt.Sprintf("/v1/webhooks/%s/deliveries", url.PathEscape(webhook)),
-		query: values{"before": params.Before, "limit": params.Limit},
+		query: values{"cursor": params.Cursor, "limit": params.Limit},
 	})
 }
 
@@ -865,9 +930,10 @@ func (c *Client) RotateWebhook(ctx context.Context, webhook string, body Rotatio
 // TestWebhook asks for POST /v1/webhooks/{webhook}/test: Send a webhook a message of type webhook.test.
 //
 // Role: administer.
-func (c *Client) TestWebhook(ctx context.Context, webhook string) (*Delivery, error) {
+func (c *Client) TestWebhook(ctx context.Context, webhook string, params TestWebhookParams) (*Delivery, error) {
 	return ask[Delivery](ctx, c, request{
 		method: "POST", path: fmt.Sprintf("/v1/webhooks/%s/test", url.PathEscape(webhook)),
+		header: values{"Idempotency-Key": params.IdempotencyKey},
 	})
 }
 
