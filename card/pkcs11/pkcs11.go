@@ -283,15 +283,15 @@ func (t *token) forget() {
 }
 
 // refreshEvery is the least time between two times that a module is initialised
-// anew.
-const refreshEvery = time.Second
+// anew: it costs its other tokens their sessions too.
+const refreshEvery = 3 * time.Second
 
 // refresh initialises the module anew, if nobody is within it: many look for
 // tokens then alone. Sessions of its other tokens become stale.
 func (m *module) refresh() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if time.Since(m.last) < refreshEvery || !m.idle.tryClose(refreshEvery) {
+	if time.Since(m.last) < refreshEvery || !m.idle.tryClose(time.Second) {
 		return
 	}
 	defer m.idle.mu.Unlock()
