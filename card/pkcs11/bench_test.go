@@ -1,10 +1,11 @@
-//go:build cgo
+//go:build cgo && unix
 
 package pkcs11
 
 import (
 	"context"
 	"fmt"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -34,9 +35,10 @@ func BenchmarkPrivate(b *testing.B) {
 		measured := func(name string, run func(b *testing.B)) {
 			b.Run(name, func(b *testing.B) {
 				b.ReportAllocs()
+				before := processorTime(b)
 				run(b)
-				rate[name] = float64(b.N) / b.Elapsed().Seconds()
-				b.ReportMetric(rate[name], "ops/s")
+				rate[name] = float64(b.N) / (processorTime(b) - before)
+				b.ReportMetric(rate[name], "ops/cpu-s")
 			})
 		}
 		measured(k.name+"/alone", func(b *testing.B) {
@@ -64,4 +66,11 @@ func BenchmarkPrivate(b *testing.B) {
 			fmt.Printf("ratio pkcs11/pem-scheduler-%s %.2f\n", how, pkcs11/rate["pem-scheduler/"+how])
 		}
 	}
+}
+
+// processorTime is what this process has taken so far, in seconds.
+func processorTime(b *testing.B) float64 {
+	var u syscall.Rusage
+	require.NoError(b, syscall.Getrusage(syscall.RUSAGE_SELF, &u))
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
 }
