@@ -185,6 +185,9 @@ func (a *attempt) send(ctx context.Context) (card.Report, error) {
 
 // open connects to the card, and keeps what passes.
 func (a *attempt) open(ctx context.Context) (apdu.Conn, error) {
+	if a.work.Card.Management == store.ES10c && len(a.s.Inventory.Readers(a.work.Card.EID)) > 1 {
+		return nil, errSeveral
+	}
 	conn, err := a.s.Inventory.Open(ctx, a.place)
 	if err != nil {
 		return nil, err
@@ -420,6 +423,7 @@ var sentences = []struct {
 	{es10.ErrNotDone, "the card says that it is done, and it is not"},
 	{es10.ErrAnotherCard, "the reader has another card"},
 	{errApplet, errApplet.Error()},
+	{errSeveral, errSeveral.Error()},
 	{apdu.ErrMalformed, "the card's answer is malformed"},
 	{context.DeadlineExceeded, "the attempt took too long"},
 	{context.Canceled, "the server ends"},

@@ -15,6 +15,10 @@ import (
 // proves itself is not managed by what proves nothing.
 var errApplet = errors.New("the card is registered as a plain eUICC and has the management applet")
 
+// errSeveral says that all but one of several readers lie about a plain eUICC,
+// which proves nothing: asking one of them could record a liar's state.
+var errSeveral = errors.New("several readers say that they have this card, and nothing tells which of them does")
+
 // plain is one attempt at a request on a plain eUICC, by ES10c: nothing is
 // authenticated, nothing is signed, and what is read after a reset is the
 // outcome (docs/adr/0010-plain-euiccs.md). Recovery reads alone: whatever goes
