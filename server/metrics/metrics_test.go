@@ -410,3 +410,14 @@ func TestDashboardAndAlerts(t *testing.T) {
 	}
 	assert.Greater(t, len(seen), 10)
 }
+
+// A reader's name that is not UTF-8 is told of too, and ends nothing.
+func TestNameOfAReader(t *testing.T) {
+	f := newFixture(t)
+	f.readers.Insert("odd \xff", servertest.Card(servertest.Image(1)), nil)
+	f.Attempted(inventory.Place{Name: "odd \xff"}, server.Settled, errors.New("x"), time.Second)
+	require.Eventually(t, func() bool { return len(f.srv.Inventory.List()) == 1 }, 10*time.Second, time.Millisecond)
+	got := f.scrape()
+	assert.Equal(t, 1.0, value(got, "cardbridge_reader_attempts_total", "reader", "odd \uFFFD", "outcome", server.Settled))
+	assert.Equal(t, 1.0, value(got, "cardbridge_reader_card", "reader", "odd \uFFFD"))
+}

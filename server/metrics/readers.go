@@ -1,6 +1,9 @@
 package metrics
 
-import "sync"
+import (
+	"strings"
+	"sync"
+)
 
 // maxReaders is how many readers have series of their own.
 const maxReaders = 256
@@ -28,7 +31,10 @@ func (r *readerNames) with(name string, f func(label string)) {
 	f(r.label(name))
 }
 
+// label is a name as a label has it. Names are what devices say: Prometheus
+// panics on one that is not UTF-8.
 func (r *readerNames) label(name string) string {
+	name = strings.ToValidUTF8(name, "\uFFFD")
 	delete(r.gone, name)
 	if _, ok := r.names[name]; ok {
 		return name
