@@ -342,6 +342,39 @@ func TestPlainCard(t *testing.T) {
 	assert.Equal(t, int64(1), r.NoReceipts)
 }
 
+// A card's keys never change: what is said of them later does not count, and is
+// found. Else whoever writes in the record lets a card prove less.
+func TestRegisteredAgain(t *testing.T) {
+	eid, registered, done := answered(t, 1)
+	_, others, _ := answered(t, 2)
+	for name, c := range map[string]struct {
+		again, outcome string
+		whole          bool
+	}{
+		"as plain":              {`{"management":"es10c"}`, `{"how":"es10c"}`, false},
+		"with other keys":       {others, done, false},
+		"by another operator":   {`{}`, done, true},
+		"as it was":             {registered, done, true},
+		"as plain, and signing": {`{"management":"es10c"}`, done, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWriter(t)
+			h := Head{Chain: ChainID{1}}
+			w.add(&h, Entry{Kind: Began})
+			w.add(&h, Entry{Kind: Registered, EID: eid, Detail: registered})
+			w.add(&h, Entry{Kind: Registered, EID: eid, Detail: c.again})
+			w.add(&h, Entry{Kind: "done", Request: request, EID: eid, Detail: c.outcome})
+			w.sign(w.key)
+			r := verify(t, export(t, w.lines), w.key)
+			if c.whole {
+				assert.Empty(t, r.Problems)
+				return
+			}
+			found(t, r, "was registered before")
+		})
+	}
+}
+
 // Requests of the record are held against the trail.
 func TestRequestsOfTheRecord(t *testing.T) {
 	steps := func(kinds ...string) (out []Entry) {

@@ -265,11 +265,19 @@ func (v *Verifier) content(e *Entry) error {
 			v.problem(Problem{Event: e.Seq}, "its detail cannot be read")
 			return nil
 		}
+		keys := []byte(d.PublicKeys)
+		if d.Management == noKeys {
+			keys = []byte(noKeys)
+		}
+		before, err := v.cards.get(e.EID)
 		switch {
-		case d.Management == noKeys:
-			return v.cards.put(e.EID, []byte(noKeys))
-		case len(d.PublicKeys) > 0:
-			return v.cards.put(e.EID, d.PublicKeys)
+		case err != nil || len(keys) == 0: // none: another operator vouches for those
+			return err
+		case before != nil && !bytes.Equal(keys, before):
+			// Those stay: what a card signs is held against them.
+			v.problem(Problem{Event: e.Seq}, "the card %s was registered before with other keys, or none: a server never changes them", e.EID)
+		case before == nil:
+			return v.cards.put(e.EID, keys)
 		}
 	case "done", "refused", "unknown":
 		return v.outcome(e)
