@@ -36,7 +36,17 @@ func onBoth(t *testing.T, test func(t *testing.T, r *rig)) {
 		}
 	}
 	t.Run("sqlite", run(func(t *testing.T) string { return filepath.Join(t.TempDir(), "record.db") }))
-	t.Run("postgres", run(func(t *testing.T) string { return postgres.Shared(t).NewDatabase(t, "") }))
+	t.Run("postgres", run(func(t *testing.T) string {
+		pg := postgres.Shared(t)
+		require.NoError(t, pg.Template(t.Context(), "migrated", func(dsn string) error {
+			s, err := store.Open(t.Context(), dsn)
+			if err != nil {
+				return err
+			}
+			return s.Close()
+		}))
+		return pg.NewDatabase(t, "migrated")
+	}))
 }
 
 // isDisable reports whether an APDU is ES10c's DisableProfile.
@@ -283,7 +293,7 @@ func TestPlainEUICCThatFails(t *testing.T) {
 		return func(im *appletsim.Image) { im.Runtime.About = &e }
 	}
 	ppr1 := func(im *appletsim.Image) { im.Profiles[0].PPR1 = true }
-	for name, tt := range map[string]struct {
+	cases := map[string]struct {
 		change    func(*appletsim.Image)
 		intercept func() servertest.Intercept
 		inject    *appletsim.Fault
@@ -302,10 +312,13 @@ func TestPlainEUICCThatFails(t *testing.T) {
 		"pulled before it wrote":            {inject: &appletsim.Fault{Write: 1, Kind: appletsim.CutBefore, Away: 20 * time.Millisecond}, want: store.Failed, sent: 1, text: "still enabled"},
 		"pulled once it wrote":              {inject: &appletsim.Fault{Write: 1, Kind: appletsim.CutAfter, Away: 20 * time.Millisecond}, want: store.Done, sent: 1},
 		"no memory":                         {inject: &appletsim.Fault{Write: 1, Kind: appletsim.WriteFails}, want: store.Failed, sent: 1, text: "error 127"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			onBoth(t, func(t *testing.T, r *rig) {
-				im := servertest.Plain(servertest.Image(1))
+	}
+	onBoth(t, func(t *testing.T, r *rig) {
+		n := 0
+		for name, tt := range cases {
+			n++
+			t.Run(name, func(t *testing.T) {
+				im := servertest.Plain(servertest.Image(n))
 				if tt.change != nil {
 					tt.change(im)
 				}
@@ -314,6 +327,7 @@ func TestPlainEUICCThatFails(t *testing.T) {
 					intercept = tt.intercept()
 				}
 				c := r.insert(im, intercept)
+				defer r.readers.Remove("reader")
 				if tt.inject != nil {
 					c.Inject(*tt.inject)
 				}
@@ -326,8 +340,8 @@ func TestPlainEUICCThatFails(t *testing.T) {
 				assert.Equal(t, tt.want == store.Done, c.Image().Profiles[0].State == appletsim.Disabled)
 				r.asPlain(c)
 			})
-		})
-	}
+		}
+	})
 }
 
 // Whichever APDU is lost, on its way to the card or back, and with the card
@@ -335,7 +349,8 @@ func TestPlainEUICCThatFails(t *testing.T) {
 // one mark sends one command.
 func TestPlainEUICCLosesAnAPDU(t *testing.T) {
 	onBoth(t, func(t *testing.T, r *rig) {
-		for n := 1; n <= 24; n++ {
+		const last = 24
+		for n := 1; n <= last; n++ {
 			for _, carried := range []bool{false, true} {
 				im := servertest.Plain(servertest.Image(2*n + map[bool]int{true: 1}[carried]))
 				name := im.EID.String()
@@ -366,6 +381,9 @@ func TestPlainEUICCLosesAnAPDU(t *testing.T) {
 				assert.Equal(t, 1, strings.Count(strings.Join(r.kinds(req, false), " "), "sending"))
 				r.asPlain(c)
 				r.readers.Remove(name)
+				if n == last {
+					assert.Positive(t, left.Load(), "each APDU had its turn")
+				}
 			}
 		}
 	})
