@@ -50,6 +50,7 @@ type serving struct {
 	clientCA string
 	verbose  bool
 	webhooks webhookFlags
+	origins  origins // of the flags' values
 }
 
 func newServeCmd() *cobra.Command {
@@ -67,14 +68,25 @@ and prints the pin that clients need: the SHA-256 of its public key (SPKI), whic
 stays when the certificate is renewed. Once ready it prints one line with its URL
 and pin.
 
+Every flag may stand in a file too, under its name without dashes (--config,
+YAML; lists for those that may be given more than once), and in the environment:
+CARDBRIDGE_LISTEN for --listen, CARDBRIDGE_LOG_FORMAT for --log-format, with
+commas between several values. A flag goes before the environment, and that
+before the file.
+
 The file of management rules (docs/rules.md) is read again when it changes, and
 on SIGHUP; a bad one is told in the log, and the rules before it stay.
 
   cardbridge keys new server.json
   cardbridge operator add --data ./data --mccmnc 46011 "Example Mobile"
   cardbridge serve --data ./data --keyset server.json --rules rules.yaml
-  CARDBRIDGE_STORE=postgres://cardbridge@db.example/cardbridge cardbridge serve --data ./data --keyset server.json`,
+  CARDBRIDGE_STORE=postgres://cardbridge@db.example/cardbridge cardbridge serve --data ./data --keyset server.json
+  cardbridge serve --config /etc/cardbridge/config.yaml`,
 		Args: cobra.NoArgs,
+		PreRunE: func(cmd *cobra.Command, _ []string) (err error) {
+			s.origins, err = configure(cmd.Flags())
+			return err
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if s.lease < time.Second || s.lease > maxLease || s.approval < time.Second || s.approval > server.MaxTimeout {
 				return fmt.Errorf("--lease takes 1s to %s, --approval-timeout 1s to %s", maxLease, server.MaxTimeout)
@@ -92,6 +104,7 @@ on SIGHUP; a bad one is told in the log, and the rules before it stay.
 	s.recordFlags.addFlags(cmd)
 	f := cmd.Flags()
 	f.Lookup("data").Usage = "directory of the TLS key and the SQLite record; made if it is not there"
+	f.String(configFlag, "", "`FILE` of settings, in YAML: the names of these flags and their values")
 	f.StringVar(&s.rules, "rules", "", "`FILE` of management rules and budgets (default: those that rules show prints)")
 	f.DurationVar(&s.lease, "lease", server.DefaultLease, "how long a claim on a card holds unrenewed, and so how long other servers wait for one that died")
 	f.DurationVar(&s.approval, "approval-timeout", server.DefaultApproval, "how long a request waits for a second user's approval")
