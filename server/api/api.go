@@ -233,7 +233,7 @@ func secured(role store.Roles, op huma.Operation) huma.Operation {
 	op.Metadata = map[string]any{roleKey: role}
 	op.Description = strings.TrimSpace(op.Description + " Role: " + role.String() + ".")
 	op.MaxBodyBytes = maxBody
-	op.Errors = append(op.Errors, http.StatusUnauthorized, http.StatusForbidden, http.StatusUnsupportedMediaType, http.StatusTooManyRequests, http.StatusServiceUnavailable)
+	op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusServiceUnavailable)
 	if op.Method != http.MethodGet {
 		op.Errors = append(op.Errors, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge)
 	}

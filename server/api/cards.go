@@ -22,7 +22,7 @@ type CardRecord struct {
 	EID          string          `json:"eid" minLength:"32" maxLength:"32" pattern:"^[0-9]{32}$" doc:"EID, 32 digits"`
 	Management   string          `json:"management,omitempty" enum:"applet,es10c" doc:"es10c: a plain eUICC, without the management applet; it has no keys, suites and policy, and of its profiles iccid and mccmnc are enough"`
 	Keys         *PublicKeys     `json:"keys,omitempty" doc:"Of the management applet"`
-	Suites       []int           `json:"suites,omitempty" minItems:"1" maxItems:"2" nullable:"false" doc:"1 and 3, as the applet has them"`
+	Suites       []int           `json:"suites,omitempty" enum:"1,3" minItems:"1" maxItems:"2" nullable:"false" doc:"1 and 3, as the applet has them"`
 	Policy       *CardPolicy     `json:"policy,omitempty"`
 	Profiles     []RecordProfile `json:"profiles" maxItems:"64" nullable:"false"`
 	EventCounter uint32          `json:"event_counter,omitempty" format:"int64" maximum:"4294967295"`

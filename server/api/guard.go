@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -55,7 +56,7 @@ func guardOf(g server.GuardState) Guard {
 
 // CardGroups are the groups in which the guard counts a card.
 type CardGroups struct {
-	Groups []string `json:"groups" maxItems:"8" uniqueItems:"true" nullable:"false" doc:"Names of 1 to 32 of a to z, 0 to 9 and -, not - first"`
+	Groups []string `json:"groups" maxItems:"8" nullable:"false" doc:"Names of 1 to 32 of a to z, 0 to 9 and -, not - first"`
 }
 
 func (a *API) registerGuard() {
@@ -83,6 +84,9 @@ func (a *API) registerGuard() {
 			return nil, err
 		}
 		c, err := a.server.SetCardGroups(ctx, operator(ctx), eid, in.Body.Groups)
+		if errors.Is(err, server.ErrInvalid) {
+			return nil, located(err, "body.groups")
+		}
 		if err != nil {
 			return nil, a.cardProblem(ctx, err)
 		}

@@ -42,10 +42,10 @@ func checkJSON(b []byte) error {
 		case d.StackDepth() > maxDepth:
 			return fmt.Errorf("JSON nested deeper than %d", maxDepth)
 		case t.Kind() == 'n':
-			return errors.New("null is no value here; leave the member out")
+			return fmt.Errorf("%.200s: null is no value here; leave the member out", d.StackPointer())
 		case t.Kind() == '"':
 			if err := checkString(t.String()); err != nil {
-				return err
+				return fmt.Errorf("%.200s: %w", d.StackPointer(), err)
 			}
 		}
 	}

@@ -30,7 +30,7 @@ type ReaderList struct {
 func (a *API) registerOperations() {
 	huma.Register(a.huma, huma.Operation{
 		OperationID: "health", Method: http.MethodGet, Path: "/healthz", Summary: "Whether the server can work",
-		Errors: []int{http.StatusTooManyRequests, http.StatusServiceUnavailable},
+		Errors: []int{http.StatusBadRequest, http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusServiceUnavailable},
 	}, func(ctx context.Context, _ *struct{}) (*struct{ Body Health }, error) {
 		if err := a.server.Ready(ctx); err != nil {
 			a.log.ErrorContext(ctx, "not ready", "error", err)

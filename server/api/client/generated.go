@@ -23,6 +23,12 @@ const (
 	CardRecordManagementEs10C  CardRecordManagement = "es10c"
 )
 
+// Defines values for CardRecordSuites.
+const (
+	N1 CardRecordSuites = 1
+	N3 CardRecordSuites = 3
+)
+
 // Defines values for DeactivationHow.
 const (
 	DeactivationHowApplet DeactivationHow = "applet"
@@ -177,11 +183,14 @@ type CardRecord struct {
 	Profiles   []RecordProfile      `json:"profiles"`
 
 	// Suites 1 and 3, as the applet has them
-	Suites []int64 `json:"suites,omitempty,omitzero"`
+	Suites []CardRecordSuites `json:"suites,omitempty,omitzero"`
 }
 
 // CardRecordManagement es10c: a plain eUICC, without the management applet; it has no keys, suites and policy, and of its profiles iccid and mccmnc are enough
 type CardRecordManagement string
+
+// CardRecordSuites defines model for CardRecord.Suites.
+type CardRecordSuites int64
 
 // Deactivation defines model for Deactivation.
 type Deactivation struct {
