@@ -110,6 +110,7 @@ func (p *play) compare() {
 	}
 	p.compareOverlap(pic)
 	p.compareAsked(pic)
+	p.compareTrail()
 	p.requests = pic.requests
 	if len(p.mismatches) > 0 || p.w.bench.verbose {
 		p.tellRecord(pic)

@@ -39,6 +39,8 @@ func settings(s *store.Store, source reader.Source, t *card.Terminal, log *slog.
 		Workers: 4, Attempt: 10 * time.Second, Drain: time.Millisecond, Lease: lease, Poll: 200 * time.Millisecond, Settle: 100 * time.Millisecond,
 		Retry:     server.Backoff{Min: 2 * time.Millisecond, Max: 30 * time.Millisecond},
 		AuthRetry: server.Backoff{Min: 5 * time.Millisecond, Max: 50 * time.Millisecond},
+
+		Checkpoints: auditKey(), CheckpointEvery: 250 * time.Millisecond,
 	}
 }
 
