@@ -83,12 +83,16 @@ func (a *API) logged(w http.ResponseWriter, r *http.Request, pattern string, ans
 	w.Header().Set(requestIDHeader, trace)
 	out := &access{ResponseWriter: w}
 	ctx := context.WithValue(logging.WithTrace(r.Context(), trace), accessKey{}, out)
+	ended := false
 	defer func() {
 		method, route, found := strings.Cut(pattern, " ")
 		if !found {
 			method, route = otherRoute, otherRoute
 		}
-		if out.status == 0 {
+		switch {
+		case !ended: // by a panic: whoever asked is cut off
+			out.status = http.StatusInternalServerError
+		case out.status == 0:
 			out.status = http.StatusOK
 		}
 		took := time.Since(began)
@@ -105,4 +109,5 @@ func (a *API) logged(w http.ResponseWriter, r *http.Request, pattern string, ans
 			slog.String("from", r.RemoteAddr))
 	}()
 	answer(out, r.WithContext(ctx))
+	ended = true
 }

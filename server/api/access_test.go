@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -52,6 +53,22 @@ func TestAnswered(t *testing.T) {
 	f.do("POST", "/v1/cards", f.token, "{")
 	f.do("GET", "/"+servertest.EID(1).String(), f.token, "")
 	assert.Equal(t, []string{"GET /v1/cards/{eid} 404", "GET /v1/cards 401", "other other 405", "POST /v1/cards 400", "other other 404"}, got)
+}
+
+// A request that a panic ended did not go well, whatever was answered until then.
+func TestAnsweredByAPanic(t *testing.T) {
+	f := newFixture(t)
+	var got []int
+	f.api.Answered = func(_, _ string, status int, _ time.Duration) { got = append(got, status) }
+	for _, before := range []func(http.ResponseWriter){func(http.ResponseWriter) {}, func(w http.ResponseWriter) { w.WriteHeader(http.StatusOK) }} {
+		assert.Panics(t, func() {
+			f.api.Logged(httptest.NewRecorder(), httptest.NewRequest("GET", "/v1/cards", nil), "GET /v1/cards", func(w http.ResponseWriter, _ *http.Request) {
+				before(w)
+				panic("x")
+			})
+		})
+	}
+	assert.Equal(t, []int{500, 500}, got)
 }
 
 func TestReadiness(t *testing.T) {

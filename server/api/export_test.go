@@ -1,6 +1,9 @@
 package api
 
-import "time"
+import (
+	"net/http"
+	"time"
+)
 
 // Hasten sets how long a stream may be silent, and how long a client may take to
 // read.
@@ -30,3 +33,8 @@ var Counted = counted
 
 // ProblemTitles are those of all types.
 var ProblemTitles = problemTitles
+
+// Logged is logged.
+func (a *API) Logged(w http.ResponseWriter, r *http.Request, pattern string, answer func(http.ResponseWriter, *http.Request)) {
+	a.logged(w, r, pattern, answer)
+}
