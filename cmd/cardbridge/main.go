@@ -128,6 +128,6 @@ by the card (signed), 4 outcome unknown, 5 waits for a second user's approval,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(newReaderCmd(), newCardCmd(), newAPDUCmd(), newTraceCmd(), newKeysCmd(), newServeCmd(), newOperatorCmd(), newAuditCmd(), newRulesCmd(), newDeactivateCmd(), newWebhookCmd())
-	root.AddCommand(newRequestsCmd(), newApproveCmd(), newRejectCmd(), newCancelCmd(), newGuardCmd(), newMigrateCmd(), man.Command())
+	root.AddCommand(newRequestsCmd(), newApproveCmd(), newRejectCmd(), newCancelCmd(), newGuardCmd(), newMigrateCmd(), newBackupCmd(), newRestoreCmd(), man.Command())
 	return root
 }

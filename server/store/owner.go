@@ -22,9 +22,21 @@ func (s *Store) Own(ctx context.Context) (release func() error, err error) {
 	if s.Shared() {
 		return func() error { return nil }, nil
 	}
+	release, err = ownFile(ctx, s.path)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.releaseAll(ctx); err != nil {
+		return nil, errors.Join(err, release())
+	}
+	return release, nil
+}
+
+// ownFile is Own for the SQLite record at a path, whether or not it is there.
+func ownFile(ctx context.Context, path string) (release func() error, err error) {
 	// A lock of a database file of its own: it works wherever SQLite does, and
 	// the system takes it away from a process that dies.
-	path := s.path + ".owner"
+	path += ".owner"
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
@@ -47,9 +59,5 @@ func (s *Store) Own(ctx context.Context) (release func() error, err error) {
 		}
 		return nil, errors.Join(err, db.Close())
 	}
-	release = func() error { return errors.Join(tx.Rollback(), db.Close()) }
-	if err := s.releaseAll(ctx); err != nil {
-		return nil, errors.Join(err, release())
-	}
-	return release, nil
+	return func() error { return errors.Join(tx.Rollback(), db.Close()) }, nil
 }

@@ -1,0 +1,182 @@
+package store
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/cardbridge/cardbridge/hwtest/rig/postgres"
+)
+
+// A backup that is taken while much is written is a whole record of one moment.
+func TestBackupUnderLoad(t *testing.T) {
+	f := onSQLite(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var load sync.WaitGroup
+	for n := range 4 {
+		load.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				_ = f.Note(ctx, Event{Kind: "load", Detail: map[string]any{"by": n, "n": i}})
+			}
+		})
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"one.db", "two.db"} {
+		file := filepath.Join(dir, name)
+		require.NoError(t, f.Backup(t.Context(), file))
+		info, err := os.Stat(file)
+		require.NoError(t, err)
+		assert.Equal(t, os.FileMode(0o600), info.Mode())
+		assert.ErrorIs(t, f.Backup(t.Context(), file), os.ErrExist)
+
+		path := filepath.Join(dir, "restored-"+name)
+		restored, err := Restore(t.Context(), file, path)
+		require.NoError(t, err)
+		assert.Equal(t, Restored{Last: restored.Last, Breakers: 1, Cards: 1}, restored)
+		s, err := Open(t.Context(), path)
+		require.NoError(t, err)
+		last := map[any]float64{}
+		events, err := s.Events(t.Context(), 0, 1_000_000)
+		require.NoError(t, err)
+		for _, e := range events {
+			if e.Kind == "load" {
+				n := e.Detail["n"].(float64)
+				assert.Equal(t, last[e.Detail["by"]], n, "each writer's are there without a gap")
+				last[e.Detail["by"]] = n + 1
+			}
+		}
+		require.NoError(t, s.Close())
+	}
+	cancel()
+	load.Wait()
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		assert.NotEqual(t, ".", e.Name()[:1], "nothing temporary is left: %s", e.Name())
+	}
+}
+
+func TestRestoreRefuses(t *testing.T) {
+	f := onSQLite(t)
+	dir := t.TempDir()
+	backup := filepath.Join(dir, "backup.db")
+	require.NoError(t, f.Backup(t.Context(), backup))
+	whole, err := os.ReadFile(backup)
+	require.NoError(t, err)
+	at := func(name string) string { return filepath.Join(dir, name) }
+	write := func(name string, b []byte) string {
+		require.NoError(t, os.WriteFile(at(name), b, 0o600))
+		return at(name)
+	}
+	spoilt := append([]byte{}, whole...)
+	for i := 4096; i < len(spoilt); i += 512 {
+		spoilt[i] ^= 0xFF
+	}
+	for name, b := range map[string][]byte{"empty": {}, "text": []byte("no record"), "cut": whole[:len(whole)/2], "spoilt": spoilt} {
+		_, err := Restore(t.Context(), write(name, b), at("new-"+name))
+		assert.ErrorIs(t, err, ErrDamaged, name)
+		assert.NoFileExists(t, at("new-"+name))
+	}
+	_, err = Restore(t.Context(), at("none"), at("new"))
+	assert.ErrorIs(t, err, os.ErrNotExist)
+	_, err = Restore(t.Context(), backup, f.where)
+	assert.ErrorIs(t, err, os.ErrExist, "a record stays")
+	_, err = Restore(t.Context(), backup, at("dir/new"))
+	assert.Error(t, err)
+
+	release, err := ownFile(t.Context(), at("owned"))
+	require.NoError(t, err)
+	_, err = Restore(t.Context(), backup, at("owned"))
+	assert.ErrorIs(t, err, ErrInUse)
+	require.NoError(t, release())
+
+	newer := write("newer", whole)
+	db, err := openFile(newer, nil)
+	require.NoError(t, err)
+	_, err = db.Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (10000, 1)`)
+	require.NoError(t, err)
+	require.NoError(t, db.Close())
+	_, err = Restore(t.Context(), newer, at("new"))
+	assert.ErrorIs(t, err, ErrNewer)
+	assert.NoFileExists(t, at("new"))
+	after, err := os.ReadFile(backup)
+	require.NoError(t, err)
+	assert.Equal(t, whole, after, "the backup is as it was")
+}
+
+// What was not sent is unknown for good, what was sent stays to be recovered,
+// cards are to be read, and the breaker is tripped.
+func TestAfterRestore(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		sent, waiting := f.submit(t, 1), f.submit(t, 2)
+		f.mark(t, sent)
+		held, err := f.Submit(t.Context(), f.submission(3), func(m *Moment) Verdict {
+			return Verdict{ICCID: &f.iccid, Window: time.Hour, Hold: "many", HoldUntil: m.Now.Add(time.Hour)}
+		})
+		require.NoError(t, err)
+		require.NoError(t, f.Release(t.Context(), f.work.Claim))
+
+		for range 2 { // the second time changes nothing
+			_, err := f.AfterRestore(t.Context())
+			require.NoError(t, err)
+			for _, r := range []Request{waiting, held.Request} {
+				now, err := f.Request(t.Context(), r.ID)
+				require.NoError(t, err)
+				assert.Equal(t, Unknown, now.State)
+				assert.NotNil(t, now.FinishedAt)
+				assert.Equal(t, restoredRequest, now.Detail)
+				assert.Equal(t, string(Unknown), f.kinds(t, r)[len(f.kinds(t, r))-1])
+			}
+			now, err := f.Request(t.Context(), sent.ID)
+			require.NoError(t, err)
+			assert.Equal(t, Sending, now.State)
+			assert.Nil(t, now.FinishedAt)
+			c, err := f.Card(t.Context(), f.eid, f.op.ID)
+			require.NoError(t, err)
+			assert.True(t, c.Unsettled)
+			scopes, err := f.Guard(t.Context(), f.op.ID)
+			require.NoError(t, err)
+			assert.Equal(t, restoredBreaker, scopes[0].TrippedWhy)
+			assert.Zero(t, scopes[0].Pending)
+		}
+		f.claim(t)
+		require.NotNil(t, f.work.Request)
+		assert.Equal(t, sent.ID, f.work.Request.ID, "it is recovered")
+		trail, err := f.Trail(t.Context())
+		require.NoError(t, err)
+		defer trail.Close()
+	})
+}
+
+// PostgreSQL's own tools, as docs/operations.md says.
+func TestPostgresTools(t *testing.T) {
+	pg := postgres.Shared(t)
+	f := newFixture(t, pg.NewDatabase(t, ""))
+	request := f.submit(t, 1)
+	assert.ErrorIs(t, f.Backup(t.Context(), filepath.Join(t.TempDir(), "x")), ErrNotSQLite)
+
+	dump, to := filepath.Join(t.TempDir(), "backup.dump"), pg.NewDatabase(t, "")
+	for _, args := range [][]string{
+		{"pg_dump", "--format=custom", "--file=" + dump, f.where},
+		{"pg_restore", "--exit-on-error", "--no-owner", "--dbname=" + to, dump},
+	} {
+		out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput()
+		require.NoError(t, err, "%s: %s", args[0], out)
+	}
+	s, err := Open(t.Context(), to, WithClock(f.clock.now))
+	require.NoError(t, err)
+	defer s.Close()
+	done, err := s.AfterRestore(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, Restored{Last: done.Last, Breakers: 1, Cards: 1, Unknown: 1}, done)
+	now, err := s.Request(t.Context(), request.ID)
+	require.NoError(t, err)
+	assert.Equal(t, Unknown, now.State)
+}
