@@ -55,6 +55,7 @@ type serving struct {
 
 func newServeCmd() *cobra.Command {
 	s := serving{keys: *newKeySource()}
+	var check bool
 	cmd := &cobra.Command{
 		Use:   "serve --data DIR --keyset FILE [--store URL] [--rules FILE]",
 		Short: "Run the card management server",
@@ -88,11 +89,11 @@ on SIGHUP; a bad one is told in the log, and the rules before it stay.
 			return err
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if s.lease < time.Second || s.lease > maxLease || s.approval < time.Second || s.approval > server.MaxTimeout {
-				return fmt.Errorf("--lease takes 1s to %s, --approval-timeout 1s to %s", maxLease, server.MaxTimeout)
+			if check {
+				return s.check(cmd.Context(), newPrinter(cmd), cmd.Flags())
 			}
-			if s.signing < 100*time.Millisecond || s.signing > time.Hour {
-				return errors.New("--audit-checkpoint takes 100ms to 1h")
+			if err := s.valid(); err != nil {
+				return err
 			}
 			source, err := sourceOf(s.driver)
 			if err != nil {
@@ -120,11 +121,23 @@ on SIGHUP; a bad one is told in the log, and the rules before it stay.
 	f.StringVar(&s.webhooks.ca, "webhook-ca", "", "file of certificates, in PEM, that webhooks' endpoints may be certified by beside the system's")
 	f.BoolVar(&s.verbose, "verbose", false, "log details: --log-level debug")
 	s.operating.addFlags(f)
+	f.BoolVar(&check, "check", false, "do not serve, but say whether all is there that it needs, and where each setting comes from; exit status 1 where it is not")
 	s.limiting.addFlags(f)
 	addJSONFlag(cmd)
 	_ = cmd.MarkFlagRequired("data")
 	_ = cmd.MarkFlagRequired("keyset")
 	return cmd
+}
+
+// valid says which flag has a value that it does not take.
+func (s *serving) valid() error {
+	if s.lease < time.Second || s.lease > maxLease || s.approval < time.Second || s.approval > server.MaxTimeout {
+		return fmt.Errorf("--lease takes 1s to %s, --approval-timeout 1s to %s", maxLease, server.MaxTimeout)
+	}
+	if s.signing < 100*time.Millisecond || s.signing > time.Hour {
+		return errors.New("--audit-checkpoint takes 100ms to 1h")
+	}
+	return nil
 }
 
 // readyJSON is what serve prints once it is ready.

@@ -53,11 +53,23 @@ func Certificate(dir string, now time.Time) (cert tls.Certificate, pin string, e
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, client.Pin(leaf), nil
 }
 
+// CheckKey says what is wrong with the server's key in dir, and makes none. The
+// error matches fs.ErrNotExist where there is none.
+func CheckKey(dir string) error {
+	_, err := readKey(filepath.Join(dir, keyFile))
+	return err
+}
+
 func loadKey(path string) (*ecdsa.PrivateKey, error) {
-	b, err := keyfile.Read(path, "a private key")
+	key, err := readKey(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return newKey(path)
 	}
+	return key, err
+}
+
+func readKey(path string) (*ecdsa.PrivateKey, error) {
+	b, err := keyfile.Read(path, "a private key")
 	if err != nil {
 		return nil, err
 	}
