@@ -173,6 +173,11 @@ func (a *API) deactivate(ctx context.Context, in *struct {
 	IdempotencyKey
 	Body DeactivationRequest
 }) (*deactivationReply, error) {
+	select {
+	case <-a.server.Ending():
+		return nil, huma.ErrorWithHeaders(newProblem(http.StatusServiceUnavailable, server.ErrEnding.Error()), http.Header{"Retry-After": {"5"}})
+	default:
+	}
 	d := server.Deactivation{
 		Reason: byte(in.Body.Reason), LeaveUnconnected: in.Body.LeaveUnconnected,
 		Timeout: time.Duration(in.Body.TimeoutSeconds) * time.Second, Key: in.Key,
