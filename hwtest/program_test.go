@@ -30,12 +30,17 @@ type program struct {
 
 func newProgram(t *testing.T) *program { return &program{t, t.TempDir()} }
 
-// bench writes a bench file; FILES stands for the directory of the virtual
-// bench's key files.
+// bench writes a bench file; FILES stands for a directory with the virtual bench's
+// key files, with the mode that such files must have.
 func (p *program) bench(text string) {
 	p.t.Helper()
-	files, err := filepath.Abs("testdata/virtual")
-	require.NoError(p.t, err)
+	files := filepath.Join(p.dir, "virtual")
+	require.NoError(p.t, os.MkdirAll(files, 0o700))
+	for _, name := range []string{"card.json", "server.json"} {
+		b, err := readVirtual(name)
+		require.NoError(p.t, err)
+		require.NoError(p.t, os.WriteFile(filepath.Join(files, name), b, 0o600))
+	}
 	text = strings.ReplaceAll(text, "FILES", files)
 	require.NoError(p.t, os.WriteFile(filepath.Join(p.dir, "bench.yaml"), []byte(text), 0o600))
 }

@@ -50,6 +50,7 @@ var samples = map[string][2][]string{
 	"string":      {{"some text"}, {"other, text"}},
 	"duration":    {{"7s"}, {"1m11s"}},
 	"int":         {{"7"}, {"8"}},
+	"float64":     {{"7.5"}, {"8.5"}},
 	"stringArray": {{"one", "two"}, {"three"}},
 	"stringSlice": {{"10.0.0.0/8", "10.1.0.0/16"}, {"10.2.0.0/16"}},
 }
