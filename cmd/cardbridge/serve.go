@@ -262,6 +262,7 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 		served <- http.ErrServerClosed
 	}
 	<-ctx.Done()
+	observed.Draining()
 	notify(log, daemon.SdNotifyStopping)
 	// The engine goes first: it ends those who wait for a step.
 	err = <-engine
@@ -289,6 +290,8 @@ func notify(log *slog.Logger, state string) {
 func (s *serving) watchRules(ctx context.Context, log *slog.Logger) (func() *rules.Set, *rules.File, error) {
 	if s.rules == "" {
 		log.Info("management rules built in", "digest", rules.Default().Digest())
+		signal.Ignore(syscall.SIGHUP) // whoever has servers read their rules again ends none
+		context.AfterFunc(ctx, func() { signal.Reset(syscall.SIGHUP) })
 		return rules.Default, nil, nil
 	}
 	file, err := rules.Open(s.rules)
