@@ -290,7 +290,7 @@ Version: %s
 Architecture: %s
 Maintainer: %s
 Installed-Size: %d
-Depends: libc6 (>= 2.34), libpcsclite1 (>= 1.9), libusb-1.0-0 (>= 2:1.0.22), systemd | systemd-standalone-sysusers | systemd-sysusers
+Depends: libc6 (>= 2.34), libpcsclite1 (>= 1.9), libusb-1.0-0 (>= 2:1.0.22), procps, systemd | systemd-standalone-sysusers | systemd-sysusers
 Recommends: pcscd, libccid, polkitd
 Suggests: postgresql, vsmartcard-vpcd
 Section: net

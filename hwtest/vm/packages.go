@@ -146,7 +146,7 @@ func (a archive) packages(names []string) error {
 	}
 	a.dir("/var/log")
 	a.dir("/var/tmp")
-	for _, name := range []string{"/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/os-release", "/etc/alternatives"} {
+	for _, name := range []string{"/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/os-release", "/etc/alternatives", "/etc/pam.d"} {
 		if err := a.asIs(name); err != nil {
 			return err
 		}
