@@ -110,6 +110,11 @@ func (r *rig) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- r.Run(ctx) }()
+	select {
+	case <-r.Started():
+	case err := <-ended:
+		ended <- err // for stop
+	}
 	stopped := false
 	r.stop = func() error {
 		if stopped {
