@@ -313,6 +313,7 @@ func (c Config) files(kernelDir, made string) (archive, error) {
 		a.link("/etc/systemd/system/default.target", "multi-user.target")
 		a.link("/etc/systemd/system/multi-user.target.wants/"+filepath.Base(programUnit), programUnit)
 		a.file(programUnit, []byte(unit))
+		a.file("/etc/tmpfiles.d/tmp.conf", []byte("d /tmp 1777\nd /var/tmp 1777\n")) // not emptied: the working directory may be there
 		a.dir("/proc")
 	}
 	if len(c.Packages) > 0 {
