@@ -16,7 +16,7 @@ SUDO        := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 FUZZTIME    ?= 2s
 
 PACKAGES      := gcc pkg-config libpcsclite-dev libusb-1.0-0-dev pcscd vsmartcard-vpcd
-TEST_PACKAGES := libssl-dev openssl libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql opensc pcsc-tools python3 libcacard-dev libnss3-tools systemd polkitd man-db softhsm2
+TEST_PACKAGES := libssl-dev openssl libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql opensc pcsc-tools python3 libcacard-dev libnss3-tools systemd dbus polkitd procps man-db softhsm2
 
 .PHONY: all build deb deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace bench-card bench-server hwtest torture torture-readers torture-card nightly vuln clean
 
