@@ -10,8 +10,9 @@ import (
 )
 
 func TestBackupAndRestore(t *testing.T) {
-	dir := t.TempDir()
-	data, again, file := filepath.Join(dir, "data"), filepath.Join(dir, "again"), filepath.Join(dir, "backup.db")
+	dir := "." // paths as people give them
+	t.Chdir(t.TempDir())
+	data, again, file := "data", "again", "backup.db"
 	_, stderr, status := cli(t, "operator", "add", "--data", data, "--mccmnc", "46011", "--token-file", filepath.Join(dir, "token"), "One")
 	require.Zero(t, status, stderr)
 

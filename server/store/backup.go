@@ -139,6 +139,9 @@ type Restored struct {
 // there whole or not at all; one that is there stays, and the error matches
 // os.ErrExist, or ErrInUse where a server works there. The backup is not changed.
 func Restore(ctx context.Context, backup, path string) (r Restored, err error) {
+	if path, err = filepath.Abs(path); err != nil {
+		return r, fmt.Errorf("store: %w", err)
+	}
 	for _, name := range []string{path, path + "-wal", path + "-shm"} {
 		if _, err := os.Lstat(name); !errors.Is(err, os.ErrNotExist) {
 			return r, fmt.Errorf("store: %s: %w", name, os.ErrExist)
