@@ -89,8 +89,6 @@ func sends(capdu []byte) bool { return isSecured(capdu, servertest.INSDeactivate
 // The server dies at a step of a request; the next one brings it to its end and
 // the record ends as the card is.
 func TestKillNine(t *testing.T) {
-	self, err := os.Executable()
-	require.NoError(t, err)
 	for point, left := range map[string]store.State{
 		"authenticating": store.Waiting, // nothing of it is durable before the mark
 		"marked":         store.Sending,
@@ -100,22 +98,7 @@ func TestKillNine(t *testing.T) {
 			r := newRig(t)
 			im := servertest.Image(1)
 			r.insert(im, nil) // its record is settled
-			r.readers.Remove("reader")
-			file, err := im.Marshal()
-			require.NoError(t, err)
-			require.NoError(t, os.WriteFile(filepath.Join(r.dir, "card.json"), file, 0o600))
-			req := r.ask(server.Deactivation{EID: im.EID})
-			require.NoError(t, r.stop())
-
-			child := exec.Command(self)
-			child.Env = append(os.Environ(), crashDir+"="+r.dir, crashPoint+"="+point)
-			out, err := child.CombinedOutput()
-			var exit *exec.ExitError
-			require.ErrorAs(t, err, &exit, "%s", out)
-			require.Equal(t, -1, exit.ExitCode(), "killed: %s", out)
-
-			c, err := appletsim.Open(filepath.Join(r.dir, "card.json"))
-			require.NoError(t, err)
+			req, c := r.killed(t, im, point)
 			defer c.Close()
 			carriedOut := c.Image().EventCounter == 6
 			assert.Equal(t, point == "carried out", carriedOut)
@@ -140,10 +123,33 @@ func TestKillNine(t *testing.T) {
 	}
 }
 
-// The same with a plain eUICC: what was sent is read back, and not sent again.
-func TestKillNinePlainEUICC(t *testing.T) {
+// killed asks for the deactivation of an image's card, which is carried out by a
+// server that dies at a point of it; r is stopped then. It gives the request and
+// the card.
+func (r *rig) killed(t *testing.T, im *appletsim.Image, point string) (store.Request, *appletsim.Card) {
+	r.readers.Remove("reader")
+	file, err := im.Marshal()
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(r.dir, "card.json"), file, 0o600))
+	req := r.ask(server.Deactivation{EID: im.EID})
+	require.NoError(t, r.stop())
+
 	self, err := os.Executable()
 	require.NoError(t, err)
+	child := exec.Command(self)
+	child.Env = append(os.Environ(), crashDir+"="+r.dir, crashPoint+"="+point)
+	out, err := child.CombinedOutput()
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit, "%s", out)
+	require.Equal(t, -1, exit.ExitCode(), "killed: %s", out)
+
+	c, err := appletsim.Open(filepath.Join(r.dir, "card.json"))
+	require.NoError(t, err)
+	return req, c
+}
+
+// The same with a plain eUICC: what was sent is read back, and not sent again.
+func TestKillNinePlainEUICC(t *testing.T) {
 	for point, want := range map[string]store.State{"marked": store.Failed, "carried out": store.Done} {
 		t.Run(point, func(t *testing.T) {
 			r := newRig(t)
@@ -152,22 +158,7 @@ func TestKillNinePlainEUICC(t *testing.T) {
 			r.start()
 			im := servertest.Plain(servertest.Image(1))
 			r.insert(im, nil)
-			r.readers.Remove("reader")
-			file, err := im.Marshal()
-			require.NoError(t, err)
-			require.NoError(t, os.WriteFile(filepath.Join(r.dir, "card.json"), file, 0o600))
-			req := r.ask(server.Deactivation{EID: im.EID})
-			require.NoError(t, r.stop())
-
-			child := exec.Command(self)
-			child.Env = append(os.Environ(), crashDir+"="+r.dir, crashPoint+"="+point)
-			out, err := child.CombinedOutput()
-			var exit *exec.ExitError
-			require.ErrorAs(t, err, &exit, "%s", out)
-			require.Equal(t, -1, exit.ExitCode(), "killed: %s", out)
-
-			c, err := appletsim.Open(filepath.Join(r.dir, "card.json"))
-			require.NoError(t, err)
+			req, c := r.killed(t, im, point)
 			defer c.Close()
 			r.start()
 			now, err := r.store.Request(t.Context(), req.ID)
