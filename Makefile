@@ -7,7 +7,7 @@
 # make torture                               faults at every step of a request, on servers that share a record
 # make torture-card N=20000                  random commands and faults against the emulated card
 # make torture-readers                       a fault at every APDU, on every reader stack
-# make bench-pcsc bench-rsa bench-trace bench-card bench-server   measured against peers (docs/bench)
+# make bench-pcsc bench-rsa bench-trace bench-card bench-server bench-api   measured against peers (docs/bench)
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -18,7 +18,7 @@ FUZZTIME    ?= 2s
 PACKAGES      := gcc pkg-config libpcsclite-dev libusb-1.0-0-dev pcscd vsmartcard-vpcd
 TEST_PACKAGES := libssl-dev openssl libccid qemu-system-x86 xz-utils libkmod2 tshark postgresql opensc pcsc-tools python3 libcacard-dev libnss3-tools systemd dbus polkitd procps man-db softhsm2
 
-.PHONY: all build deb deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace bench-card bench-server hwtest torture torture-readers torture-card nightly vuln clean
+.PHONY: all build deb deps test-deps demo test lint cross unit fuzz bench bench-pcsc bench-rsa bench-trace bench-card bench-server bench-api hwtest torture torture-readers torture-card nightly vuln clean
 
 all: build
 
@@ -121,6 +121,12 @@ bench-card: test-deps
 bench-server: test-deps
 	@$(GO) build -o bin/benchserver ./hwtest/benchserver
 	@bin/benchserver $(BENCHSERVER)
+
+# bench-api measures the operators' interface against the bare database, the audit
+# trail against none, keys in a token against keys in a file, and a start.
+bench-api: test-deps
+	@$(GO) build -o bin/ ./cmd/cardbridge ./hwtest/benchapi
+	@bin/benchapi -cardbridge bin/cardbridge $(BENCHAPI)
 
 # hwtest checks what is plugged in; without BENCH, a virtual bench.
 HWREPORT ?= hwtest-report

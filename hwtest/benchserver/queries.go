@@ -27,7 +27,7 @@ type queryTime struct {
 	Median time.Duration
 }
 
-func (t *timings) add(query string, took time.Duration) {
+func (t *timings) add(query string, _ []any, took time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.all != nil {

@@ -58,7 +58,7 @@ type Store struct {
 	dialect *dialect
 	clock   func() time.Time // nil: the database's
 	faults  func(write string, committed bool) error
-	timed   func(query string, took time.Duration) // nil: nobody asks, as of those below
+	timed   func(query string, args []any, took time.Duration) // nil: nobody asks, as of those below
 
 	committed func(writes int, took time.Duration, err error)
 	arrived   func(state State, by string)
@@ -93,9 +93,9 @@ func WithFaults(f func(write string, committed bool) error) Option {
 }
 
 // WithTimings has f told of every statement, as it is written with ? for its
-// arguments, and how long it took until its rows were read. f is called by many
-// goroutines.
-func WithTimings(f func(query string, took time.Duration)) Option {
+// arguments, of these, and how long it took until its rows were read. f is called
+// by many goroutines, and keeps no argument.
+func WithTimings(f func(query string, args []any, took time.Duration)) Option {
 	return func(s *Store) { s.timed = f }
 }
 
@@ -104,12 +104,12 @@ func WithTimings(f func(query string, took time.Duration)) Option {
 func WithoutAudit() Option { return func(s *Store) { s.unaudited = true } }
 
 // timing begins the time of a statement; end tells of it.
-func (s *Store) timing(query string) (end func()) {
+func (s *Store) timing(query string, args []any) (end func()) {
 	if s.timed == nil {
 		return func() {}
 	}
 	began := time.Now()
-	return func() { s.timed(query, time.Since(began)) }
+	return func() { s.timed(query, args, time.Since(began)) }
 }
 
 // IsPostgres reports whether where names a PostgreSQL database: a URL such as

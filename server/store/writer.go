@@ -336,7 +336,7 @@ func (t *tx) exec(query string, args ...any) (sql.Result, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	defer t.s.timing(query)()
+	defer t.s.timing(query, args)()
 	ctx, cancel := t.bounded()
 	defer cancel()
 	res, err := stmt.ExecContext(ctx, args...)
@@ -355,7 +355,7 @@ func (t *tx) rows(query string, args ...any) (*sql.Rows, func(), error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("store: %w", err)
 	}
-	end := t.s.timing(query)
+	end := t.s.timing(query, args)
 	ctx, cancel := t.bounded()
 	rows, err := stmt.QueryContext(ctx, args...)
 	if err != nil {
@@ -408,7 +408,7 @@ func (r reads) rows(query string, args ...any) (*sql.Rows, func(), error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("store: %w", err)
 	}
-	end := r.s.timing(query)
+	end := r.s.timing(query, args)
 	rows, err := stmt.QueryContext(r.ctx, args...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("store: %w", err)

@@ -1,0 +1,26 @@
+package main
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Everything is measured that can be, for moments: the figures mean nothing.
+func TestRun(t *testing.T) {
+	o := options{dir: os.TempDir(), clients: 2, cards: 4, rounds: 2, slice: 20 * time.Millisecond}
+	ratios, err := o.run(t.Context())
+	require.NoError(t, err)
+	var names []string
+	for _, r := range ratios {
+		names = append(names, r.name)
+		assert.Positive(t, r.value, r.name)
+	}
+	assert.Equal(t, []string{
+		"api-read/database", "api-list/database", "api-create/database", "audit/none",
+		"api-read/database-postgres", "api-list/database-postgres", "api-create/database-postgres", "audit/none-postgres",
+	}, names)
+}
