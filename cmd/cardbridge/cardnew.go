@@ -13,6 +13,7 @@ import (
 	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
 	"github.com/cardbridge/cardbridge/card/id"
+	"github.com/cardbridge/cardbridge/card/keyfile"
 )
 
 func newCardNewCmd() *cobra.Command {
@@ -124,10 +125,10 @@ func writeCard(p *printer, im *appletsim.Image, imageFile, recordFile string) er
 	if err != nil {
 		return err
 	}
-	if err := writeFile(imageFile, 0o600, imageJSON); err != nil {
+	if err := keyfile.Write(imageFile, 0o600, imageJSON); err != nil {
 		return err
 	}
-	if err := writeFile(recordFile, 0o644, recordJSON); err != nil {
+	if err := keyfile.Write(recordFile, 0o644, recordJSON); err != nil {
 		return errors.Join(err, os.Remove(imageFile)) // it was made here, and is of no use alone
 	}
 	if p.json {

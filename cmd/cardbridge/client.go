@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cardbridge/cardbridge/card/keyfile"
 	"github.com/cardbridge/cardbridge/server/api/client"
 )
 
@@ -59,7 +60,7 @@ func (r *remote) client() (*client.Client, error) {
 	var token []byte
 	if r.tokenFile != "" {
 		var err error
-		if token, err = readPrivate(r.tokenFile, "an operator's token"); err != nil {
+		if token, err = keyfile.Read(r.tokenFile, "an operator's token"); err != nil {
 			return nil, err
 		}
 	}
@@ -72,7 +73,7 @@ func readClientCertificate(cert, key string) (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	k, err := readPrivate(key, "a private key")
+	k, err := keyfile.Read(key, "a private key")
 	if err != nil {
 		return tls.Certificate{}, err
 	}

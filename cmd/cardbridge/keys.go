@@ -32,13 +32,6 @@ func readFile(path string) ([]byte, error) {
 	return b, err
 }
 
-// readPrivate reads a small file that its owner alone may read; what says what it
-// holds.
-func readPrivate(path, what string) ([]byte, error) { return keyfile.Read(path, what) }
-
-// writeFile makes a file that must not exist yet.
-func writeFile(path string, mode os.FileMode, b []byte) error { return keyfile.Write(path, mode, b) }
-
 func indent(v any) ([]byte, error) {
 	b, err := json.MarshalIndent(v, "", "  ")
 	return append(b, '\n'), err
@@ -158,7 +151,7 @@ func writeKeySet(path string, set cryptogram.KeySetPEM) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, 0o600, b)
+	return keyfile.Write(path, 0o600, b)
 }
 
 // encrypted is a set with each key encrypted.

@@ -49,7 +49,7 @@ func parseKeySet(path string, private bool) (cryptogram.KeySetPEM, error) {
 	}
 	read := keyfile.ReadKeys
 	if private {
-		read = func(path string) ([]byte, error) { return readPrivate(path, "private keys") }
+		read = func(path string) ([]byte, error) { return keyfile.Read(path, "private keys") }
 	}
 	b, err := read(path)
 	if err != nil {
