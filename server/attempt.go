@@ -224,7 +224,7 @@ func (a *attempt) mark(ctx context.Context, again bool, detail map[string]any) e
 	err := a.s.Store.MarkSending(ctx, a.work.Claim, *a.work.Request, a.cmd.Counter, before, step, func(m *store.Moment, r *store.Request) store.Verdict {
 		v := a.judge(m, r)
 		if v.Refusal != nil || v.Hold != "" {
-			v.Steps = a.apdus.peek()
+			v.Steps, v.Card = a.apdus.peek(), a.read
 		}
 		return v
 	})

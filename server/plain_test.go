@@ -408,6 +408,9 @@ func TestPlainEUICCChangedElsewhere(t *testing.T) {
 		require.NotNil(t, waiting.Refusal, "%s", waiting.Detail)
 		assert.Equal(t, rules.ProfileEnabled, waiting.Refusal.Rule)
 		assert.Zero(t, r.disables("reader"))
+		record, err := r.store.Card(t.Context(), im.EID, 0)
+		require.NoError(t, err)
+		assert.Equal(t, store.Disabled, record.Profile(im.Profiles[0].ICCID).State, "what it was refused for is recorded with it")
 		r.asPlain(c)
 
 		r.readers.Remove("reader")

@@ -149,6 +149,9 @@ type Verdict struct {
 	Audit map[string]any
 	// Steps are of the attempt that a refusal, or the wish for an approval, ends.
 	Steps []Event
+	// Card is what that attempt read of the card, which the verdict rests on; nil
+	// where it rests on the record. It is recorded with the verdict.
+	Card *CardState
 }
 
 // Submitted is what became of a submission.
@@ -552,7 +555,7 @@ func (s *Store) MarkSending(ctx context.Context, claim Claim, req Request, count
 			return tx.giveBack(claim)
 		case v.Hold != "":
 			stopped = fmt.Errorf("%w: %s", ErrHeld, v.Hold)
-			if err := tx.holdAgain(&r, v, before); err != nil {
+			if err := tx.holdAgain(card, &r, v, before); err != nil {
 				return err
 			}
 			return tx.giveBack(claim)
@@ -587,7 +590,7 @@ func (s *Store) MarkSending(ctx context.Context, claim Claim, req Request, count
 }
 
 // holdAgain has a request that was let in wait for an approval after all.
-func (t *tx) holdAgain(r *Request, v Verdict, before []Event) error {
+func (t *tx) holdAgain(card *Card, r *Request, v Verdict, before []Event) error {
 	if err := t.release(r); err != nil {
 		return err
 	}
@@ -602,15 +605,22 @@ func (t *tx) holdAgain(r *Request, v Verdict, before []Event) error {
 	if err := t.tell(webhook.Held, &now); err != nil {
 		return err
 	}
-	return t.addEvents(r.steps(append(slices.Concat(before, v.Steps),
+	var events []Event
+	if v.Card != nil {
+		var err error
+		if events, err = t.apply(card, *v.Card); err != nil {
+			return err
+		}
+	}
+	return t.addEvents(append(events, r.steps(append(slices.Concat(before, v.Steps),
 		Event{Kind: "decision", Internal: true, Detail: v.Audit},
 		Event{Kind: string(Held), Detail: map[string]any{"text": v.Hold, "until": v.HoldUntil}},
-	))...)
+	))...)...)
 }
 
 // Outcome is how a request ends that was not sent and is refused.
 func (v Verdict) Outcome() Outcome {
-	return Outcome{State: Refused, Refusal: v.Refusal, Steps: append(slices.Clone(v.Steps),
+	return Outcome{State: Refused, Refusal: v.Refusal, Card: v.Card, Steps: append(slices.Clone(v.Steps),
 		Event{Kind: "decision", Internal: true, Detail: v.Audit},
 		Event{Kind: string(Refused), Detail: v.Refusal.detail()},
 	)}
