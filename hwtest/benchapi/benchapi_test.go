@@ -20,7 +20,8 @@ func TestRun(t *testing.T) {
 		assert.Positive(t, r.value, r.name)
 	}
 	assert.Equal(t, []string{
-		"api-read/database", "api-list/database", "api-create/database", "audit/none",
-		"api-read/database-postgres", "api-list/database-postgres", "api-create/database-postgres", "audit/none-postgres",
+		"api-read/database", "api-read/http", "api-list/database", "api-list/http", "api-create/database", "api-create/http", "audit/none",
+		"api-read/database-postgres", "api-read/http-postgres", "api-list/database-postgres", "api-list/http-postgres",
+		"api-create/database-postgres", "api-create/http-postgres", "audit/none-postgres",
 	}, names)
 }

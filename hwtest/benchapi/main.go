@@ -113,7 +113,8 @@ func (o *options) run(ctx context.Context) (out []ratio, err error) {
 }
 
 // interfaces measures reads, lists and creations over HTTP against the same
-// statements on the bare database, in turns.
+// statements on the bare database, and against net/http that answers the same
+// bytes to the same client, in turns.
 func (o *options) interfaces(ctx context.Context, suffix, record string) ([]ratio, error) {
 	w, err := newWorld(ctx, record, o.cards)
 	if err != nil {
@@ -121,7 +122,7 @@ func (o *options) interfaces(ctx context.Context, suffix, record string) ([]rati
 	}
 	defer w.close()
 	fill := func() error { // so that a page is full
-		_, err := rate(ctx, o.clients, o.slice, w.kinds()[2].request)
+		_, err := rate(ctx, o.clients, o.slice, w.kinds()[2].at(w.url))
 		return err
 	}
 	if err := fill(); err != nil {
@@ -129,7 +130,7 @@ func (o *options) interfaces(ctx context.Context, suffix, record string) ([]rati
 	}
 	var out []ratio
 	for _, k := range w.kinds() {
-		said, err := w.learn(ctx, k.request)
+		said, err := w.learn(ctx, k.at(w.url))
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", k.name, err)
 		}
@@ -137,9 +138,11 @@ func (o *options) interfaces(ctx context.Context, suffix, record string) ([]rati
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", k.name, err)
 		}
-		var apis, bares, ratios []float64
+		plain := w.echo()
+		defer plain.Close()
+		var apis, bares, plains, ratios, toHTTP []float64
 		for range o.rounds {
-			a, err := rate(ctx, o.clients, o.slice, k.request)
+			a, err := rate(ctx, o.clients, o.slice, k.at(w.url))
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", k.name, err)
 			}
@@ -147,13 +150,18 @@ func (o *options) interfaces(ctx context.Context, suffix, record string) ([]rati
 			if err != nil {
 				return nil, fmt.Errorf("%s, bare: %w", k.name, err)
 			}
-			apis, bares, ratios = append(apis, a), append(bares, b), append(ratios, a/b)
+			p, err := rate(ctx, o.clients, o.slice, k.at(plain.URL))
+			if err != nil {
+				return nil, fmt.Errorf("%s, net/http: %w", k.name, err)
+			}
+			apis, bares, plains, ratios, toHTTP = append(apis, a), append(bares, b), append(plains, p), append(ratios, a/b), append(toHTTP, a/p)
 		}
 		if err := bare.close(); err != nil {
 			return nil, err
 		}
-		fmt.Printf("%-20s %3d statements  interface %7.0f/s  bare database %7.0f/s\n", k.name+suffix, len(said), median(apis), median(bares))
-		out = append(out, ratio{"api-" + k.name + "/database" + suffix, median(ratios)})
+		fmt.Printf("%-16s %3d statements  interface %7.0f/s  bare database %7.0f/s  bare net/http %7.0f/s\n",
+			k.name+suffix, len(said), median(apis), median(bares), median(plains))
+		out = append(out, ratio{"api-" + k.name + "/database" + suffix, median(ratios)}, ratio{"api-" + k.name + "/http" + suffix, median(toHTTP)})
 	}
 	return out, nil
 }

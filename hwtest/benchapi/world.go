@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strconv"
 	"sync"
@@ -37,6 +39,7 @@ type world struct {
 	readers *servertest.Readers
 	op      store.Operator
 	cards   int
+	web     *api.API
 	url     string
 	token   string
 	http    *http.Client
@@ -73,7 +76,8 @@ func newWorld(ctx context.Context, record string, cards int, opts ...store.Optio
 	w.http = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	engine, served := make(chan error, 1), make(chan error, 1)
-	web := api.NewServer(api.New(w.Server, quiet, api.WithLimits(api.Limits{})))
+	w.web = api.New(w.Server, quiet, api.WithLimits(api.Limits{}))
+	web := api.NewServer(w.web)
 	go func() { engine <- w.Run(running) }()
 	go func() { served <- web.Serve(ln) }()
 	w.end = func() error {
@@ -127,30 +131,56 @@ func (w *world) learn(ctx context.Context, request func(context.Context) error) 
 	return w.said, err
 }
 
-// kind is what is asked of the interface.
+// kind is what is asked of the interface at url.
 type kind struct {
 	name    string
-	request func(context.Context) error
+	request func(ctx context.Context, url string) error
+}
+
+// at is a request of a kind to whoever is there.
+func (k kind) at(url string) func(context.Context) error {
+	return func(ctx context.Context) error { return k.request(ctx, url) }
+}
+
+// echo is net/http and nothing else: it answers what the interface answered to
+// the first request.
+func (w *world) echo() *httptest.Server {
+	var once sync.Once
+	var answer *httptest.ResponseRecorder
+	return httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		once.Do(func() {
+			answer = httptest.NewRecorder()
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			w.web.ServeHTTP(answer, r)
+		})
+		maps.Copy(rw.Header(), answer.Header())
+		rw.WriteHeader(answer.Code)
+		_, _ = rw.Write(answer.Body.Bytes())
+	}))
 }
 
 func (w *world) kinds() []kind {
 	return []kind{
-		{"read", func(ctx context.Context) error {
-			return w.call(ctx, http.MethodGet, "/v1/deactivations/"+w.one, nil, nil)
+		{"read", func(ctx context.Context, url string) error {
+			return w.call(ctx, http.MethodGet, url+"/v1/deactivations/"+w.one, nil, nil)
 		}},
-		{"list", func(ctx context.Context) error {
-			return w.call(ctx, http.MethodGet, "/v1/deactivations?limit=50", nil, nil)
+		{"list", func(ctx context.Context, url string) error {
+			return w.call(ctx, http.MethodGet, url+"/v1/deactivations?limit=50", nil, nil)
 		}},
 		{"create", w.create},
 	}
 }
 
 // create asks for the deactivation of a card that is in no reader: it waits.
-func (w *world) create(ctx context.Context) error {
+func (w *world) create(ctx context.Context, url string) error {
 	n := w.made.Add(1)
 	var id struct{ ID string }
 	body := []byte(`{"eid":"` + servertest.EID(int(n)%w.cards).String() + `"}`)
-	if err := w.call(ctx, http.MethodPost, "/v1/deactivations", body, &id, "Idempotency-Key", keyPrefix+strconv.FormatInt(n, 10)); err != nil {
+	if err := w.call(ctx, http.MethodPost, url+"/v1/deactivations", body, &id, "Idempotency-Key", keyPrefix+strconv.FormatInt(n, 10)); err != nil {
 		return err
 	}
 	if n == 1 {
@@ -159,8 +189,8 @@ func (w *world) create(ctx context.Context) error {
 	return nil
 }
 
-func (w *world) call(ctx context.Context, method, path string, body []byte, out any, header ...string) error {
-	req, err := http.NewRequestWithContext(ctx, method, w.url+path, bytes.NewReader(body))
+func (w *world) call(ctx context.Context, method, url string, body []byte, out any, header ...string) error {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -178,7 +208,7 @@ func (w *world) call(ctx context.Context, method, path string, body []byte, out 
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode >= 300 {
-		err = fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, b)
+		err = fmt.Errorf("%s %s: %s: %s", method, url, resp.Status, b)
 	}
 	if err != nil || out == nil {
 		return err
