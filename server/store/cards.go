@@ -333,17 +333,15 @@ func (t *tx) apply(before *Card, c CardState) ([]Event, error) {
 	}
 	states := map[string]any{}
 	there := map[id.ICCID]bool{}
+	var fresh []Profile
 	for _, p := range c.Profiles {
 		there[p.ICCID] = true
 		states[p.ICCID.String()] = p.State
 		known := before.Profile(p.ICCID)
 		if known == nil {
-			if !c.Complete {
-				continue
-			}
-			p.DisableAllowed = true
-			if err := t.insertProfile(eid, len(before.Profiles)+len(there), p); err != nil {
-				return nil, err
+			if c.Complete {
+				p.DisableAllowed = true
+				fresh = append(fresh, p)
 			}
 			continue
 		}
@@ -366,10 +364,54 @@ func (t *tx) apply(before *Card, c CardState) ([]Event, error) {
 			}
 		}
 	}
-	return []Event{{
-		Kind: "card recorded", EID: &eid, Internal: true,
-		Detail: map[string]any{"event_counter": c.EventCounter, "profiles": states, "complete": c.Complete},
-	}}, nil
+	detail := map[string]any{"event_counter": c.EventCounter, "profiles": states, "complete": c.Complete}
+	if len(fresh) > 0 {
+		forgotten, err := t.addProfiles(eid, fresh, len(before.Profiles)+len(fresh)-maxProfiles)
+		if err != nil {
+			return nil, err
+		}
+		if len(forgotten) > 0 {
+			detail["forgotten"] = forgotten
+		}
+	}
+	return []Event{{Kind: "card recorded", EID: &eid, Internal: true, Detail: detail}}, nil
+}
+
+// maxProfiles is how many profiles the record keeps of one card, absent ones too:
+// twice what a card can say that it has. A plain eUICC that lies, or whoever
+// answers for it, has others each time.
+const maxProfiles = 256
+
+// addProfiles adds profiles to a card's record, and drops so many absent ones for
+// them, where there are, the oldest first. It drops them rather than turn a
+// reading away, for what was just read has to be on record: a request may end by
+// it. Those that a request names, or whose policy was set, are kept whatever a
+// card says: no liar has the server forget that a profile must not be disabled.
+// They are as many as operators made, not as a card did.
+func (t *tx) addProfiles(eid id.EID, fresh []Profile, drop int) (dropped []string, err error) {
+	var last int
+	if err := t.row(`SELECT coalesce(max(position), 0) FROM profiles WHERE eid = ?`, eid.String()).Scan(&last); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	if drop > 0 {
+		dropped, err = collect(t, func(row scanner) (s string, err error) { return s, row.Scan(&s) },
+			`SELECT iccid FROM profiles p WHERE eid = ? AND state = 'absent' AND disable_allowed
+			 AND NOT EXISTS (SELECT 1 FROM deactivations d WHERE d.eid = p.eid AND d.iccid = p.iccid) ORDER BY position LIMIT ?`, eid.String(), drop)
+		if err != nil {
+			return nil, err
+		}
+		if len(dropped) > 0 {
+			if _, err := t.exec(`DELETE FROM profiles WHERE eid = ? AND `+t.s.dialect.in("iccid"), eid.String(), t.s.dialect.list(dropped)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for i, p := range fresh {
+		if err := t.insertProfile(eid, last+1+i, p); err != nil {
+			return nil, err
+		}
+	}
+	return dropped, nil
 }
 
 // updateProfile writes what has changed of a profile but its policy, which is

@@ -50,15 +50,16 @@ func (s *Store) observed(c *session, writes int, began time.Time, err error) {
 	}
 }
 
-// by is who brought a request to its end.
+// by is who brought a request to its end. What is done or refused by ES10c was
+// read from the card, without an Answer.
 func (o *Outcome) by() string {
 	switch {
 	case o.User:
 		return ByUser
-	case o.Answer != nil, o.State == Failed:
-		return ByCard
 	case o.Refusal != nil:
 		return ByRule
+	case o.Answer != nil, o.State == Failed, o.State == Done, o.State == Refused:
+		return ByCard
 	}
 	return ByServer
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"database/sql"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -26,6 +27,13 @@ func TestPlainEUICC(t *testing.T) {
 		f.work = Work{}
 
 		f.plain(t)
+		var mu sync.Mutex
+		by := map[arrival]int{}
+		f.Store = f.open(t, WithArrivals(func(state State, who string) {
+			mu.Lock()
+			defer mu.Unlock()
+			by[arrival{state, who}]++
+		}))
 		c, err := f.Card(t.Context(), f.eid, f.op.ID)
 		require.NoError(t, err)
 		assert.Equal(t, ES10c, c.Management)
@@ -53,6 +61,64 @@ func TestPlainEUICC(t *testing.T) {
 			assert.NotNil(t, r.FinishedAt)
 			assert.Nil(t, r.Answer)
 		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, state := range []State{Done, Refused, Failed} {
+			assert.Equal(t, 1, by[arrival{state, ByCard}], "%s: it was read from the card", state)
+		}
+		assert.Equal(t, 5, by[arrival{Unknown, ByServer}], "four answers lost, and one for good")
+	})
+}
+
+// A plain eUICC that has other profiles at each reading does not fill the record;
+// what operators know of a profile is kept whatever it says.
+func TestPlainEUICCWithEverNewProfiles(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		f.plain(t)
+		const most = 128 // profiles of one reading
+		ours := f.card(t, f.eid).Profiles
+		named, policy, idle := ours[0], ours[1], testICCID(t, 3)
+		read := func(first int, more ...Profile) {
+			state := CardState{Complete: true, Profiles: more}
+			for n := range most - len(more) {
+				state.Profiles = append(state.Profiles, Profile{ICCID: testICCID(t, first+n), Owner: f.op.MCCMNC, State: Disabled, Class: "operational"})
+			}
+			require.NoError(t, f.Unsettle(t.Context(), f.eid, Event{Kind: "card unsettled"}))
+			require.NoError(t, f.RecordCard(t.Context(), f.claim(t), state))
+			f.work = Work{}
+		}
+		read(1000, named, policy, Profile{ICCID: idle, Owner: f.op.MCCMNC, State: Disabled})
+		require.NoError(t, f.SetDisableAllowed(t.Context(), f.op, f.eid, policy.ICCID, false))
+		_, err := f.Submit(t.Context(), f.submission(1), func(*Moment) Verdict {
+			return Verdict{ICCID: &named.ICCID, Refusal: &Refusal{Rule: "r", Text: "no"}}
+		})
+		require.NoError(t, err)
+		for round := range 5 {
+			read(2000 + 1000*round)
+			c, err := f.Card(t.Context(), f.eid, f.op.ID)
+			require.NoError(t, err)
+			assert.LessOrEqual(t, len(c.Profiles), maxProfiles)
+			there := 0
+			for i, p := range c.Profiles {
+				if p.State != Absent {
+					there++
+				}
+				assert.True(t, p.State == Absent || i >= len(c.Profiles)-most, "the newest come last")
+			}
+			assert.Equal(t, most, there)
+			require.NotNil(t, c.Profile(named.ICCID), "a request names it")
+			require.NotNil(t, c.Profile(policy.ICCID), "its policy was set")
+			assert.False(t, c.Profile(policy.ICCID).DisableAllowed)
+			assert.Equal(t, round == 0, c.Profile(idle) != nil)
+		}
+		forgotten, _ := f.lastEvent(t).Detail["forgotten"].([]any)
+		assert.Len(t, forgotten, most)
+		assert.Contains(t, forgotten, testICCID(t, 4000+2).String(), "the oldest of those that nobody cares for")
+		read(9000, named, policy)
+		c, err := f.Card(t.Context(), f.eid, f.op.ID)
+		require.NoError(t, err)
+		assert.Equal(t, []ProfileState{Enabled, Disabled}, []ProfileState{c.Profile(named.ICCID).State, c.Profile(policy.ICCID).State}, "they are back")
+		assert.False(t, c.Profile(policy.ICCID).DisableAllowed)
 	})
 }
 
