@@ -23,6 +23,18 @@ var (
 	ErrPINRefused = errors.New("the token refused this PIN before, and it is not tried again lest it be locked; correct it, and start again")
 )
 
+var (
+	errLastTrial = errors.New("one more wrong PIN locks it; log in once by hand (pkcs11-tool --login --list-objects), then start again")
+	errNoKey     = fmt.Errorf("%w: neither object nor id says which key", ErrURI)
+)
+
+// PINRefused reports whether an error says that a token refused a PIN, or that it
+// was not asked lest it be locked. Whoever tries again, in a process that does not
+// know, brings the token nearer to that.
+func PINRefused(err error) bool {
+	return refusal(err) || errors.Is(err, ErrPINRefused) || errors.Is(err, errLastTrial)
+}
+
 // Error is a call to a PKCS#11 module that failed. It matches Code and Err.
 type Error struct {
 	Op   string // "log in", "find key", …

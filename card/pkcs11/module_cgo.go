@@ -92,6 +92,13 @@ func (l library) close(s uint) (err error) {
 	return code(l.ctx.CloseSession(pkcs11.SessionHandle(s)))
 }
 
+// loggedIn says no where the module does not say.
+func (l library) loggedIn(s uint) (is bool) {
+	defer func() { _ = recover() }()
+	i, err := l.ctx.GetSessionInfo(pkcs11.SessionHandle(s))
+	return err == nil && (i.State == pkcs11.CKS_RO_USER_FUNCTIONS || i.State == pkcs11.CKS_RW_USER_FUNCTIONS)
+}
+
 func (l library) login(s uint, pin string) (err error) {
 	defer guard(&err)
 	return code(l.ctx.Login(pkcs11.SessionHandle(s), pkcs11.CKU_USER, pin))

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -31,6 +32,7 @@ type cryptoki interface {
 	token(slot uint) (tokenInfo, error)
 	open(slot uint, write bool) (session uint, err error)
 	close(session uint) error
+	loggedIn(session uint) bool
 	login(session uint, pin string) error
 	find(session uint, c class, label string, id []byte, most int) ([]uint, error)
 	attribute(session, object uint, a attribute) ([]byte, error)
@@ -83,8 +85,8 @@ type Provider struct {
 	load   func(string) (cryptoki, error) // but in tests: load
 
 	mu      sync.Mutex
-	modules map[string]*module
-	tokens  map[string]*token // by the URI of the token
+	modules map[string]*module // by their files
+	tokens  map[string]*token  // by the URI of the token
 }
 
 // New makes a Provider; modules are loaded when a key needs them.
@@ -129,7 +131,13 @@ type module struct {
 
 	mu   sync.Mutex
 	last time.Time // it was initialised
+
+	logins  sync.Mutex           // one at a time, for what follows
+	refused map[tokenID][32]byte // hash of the PIN that a token refused last, whatever URIs name it
 }
+
+// tokenID is what tells tokens of a module apart.
+type tokenID struct{ label, manufacturer, model, serial string }
 
 func (m *module) fail(op, what string, err error) error {
 	var e *Error
@@ -165,10 +173,8 @@ type token struct {
 	uri  URI // of the token
 	room chan struct{}
 
-	mu      sync.Mutex // of what follows, and one log-in at a time
-	spare   []*session
-	refused [32]byte // hash of the PIN that the token refused
-	label   string
+	mu    sync.Mutex // of what follows, and one log-in at a time
+	spare []*session
 }
 
 type session struct {
@@ -192,14 +198,18 @@ func (p *Provider) at(u URI) (*token, error) {
 	if t := p.tokens[name]; t != nil {
 		return t, nil
 	}
-	m := p.modules[u.Module]
+	file := u.Module // which can be initialised once, whatever its names
+	if real, err := filepath.EvalSymlinks(file); err == nil {
+		file = real
+	}
+	m := p.modules[file]
 	if m == nil {
 		lib, err := p.load(u.Module)
-		m = &module{path: u.Module, lib: lib, last: time.Now()}
+		m = &module{path: u.Module, lib: lib, last: time.Now(), refused: map[tokenID][32]byte{}}
 		if err != nil {
 			return nil, m.fail("load", u.Module, err)
 		}
-		p.modules[u.Module] = m
+		p.modules[file] = m
 	}
 	t := &token{p: p, m: m, uri: u, room: make(chan struct{}, p.config.Sessions)}
 	p.tokens[name] = t
@@ -327,7 +337,6 @@ func (t *token) open(ctx context.Context, write bool) (uint, error) {
 	if err != nil {
 		return 0, err
 	}
-	t.label = info.label
 	h, err := t.m.lib.open(slot, write)
 	if err != nil {
 		return 0, t.m.fail("open a session with", t.uri.String(), err)
@@ -375,7 +384,7 @@ func (u URI) matches(slot uint, i tokenInfo) bool {
 // login logs the user in, once for all sessions. It never tries a PIN that was
 // refused, nor spends the last trial.
 func (t *token) login(ctx context.Context, h uint, info tokenInfo) error {
-	if !info.login {
+	if !info.login || t.m.lib.loggedIn(h) {
 		return nil
 	}
 	fail := func(err error) error { return t.m.fail("log in to", t.uri.String(), err) }
@@ -389,19 +398,21 @@ func (t *token) login(ctx context.Context, h uint, info tokenInfo) error {
 	if err != nil {
 		return fail(err)
 	}
-	hash := sha256.Sum256([]byte(pin))
-	if t.refused != [32]byte{} && hash == t.refused {
+	t.m.logins.Lock()
+	defer t.m.logins.Unlock()
+	which, hash := tokenID{info.label, info.manufacturer, info.model, info.serial}, sha256.Sum256([]byte(pin))
+	if before, ok := t.m.refused[which]; ok && hash == before {
 		return fail(ErrPINRefused)
 	}
 	if info.finalTry {
-		return fail(errors.New("one more wrong PIN locks it; log in once by hand (pkcs11-tool --login --list-objects), then start again"))
+		return fail(errLastTrial)
 	}
 	err = t.m.lib.login(h, pin)
 	switch {
 	case errors.Is(err, CodeUserAlreadyLoggedIn):
 		err = nil
 	case refusal(err):
-		t.refused = hash
+		t.m.refused[which] = hash
 	}
 	if err != nil {
 		return fail(err)
@@ -424,7 +435,7 @@ type Key struct {
 func (p *Provider) Key(ctx context.Context, u URI) (*Key, error) {
 	fail := func(err error) (*Key, error) { return nil, &Error{Op: "open key", What: u.String(), Err: err} }
 	if !u.isKey() {
-		return fail(fmt.Errorf("%w: neither object nor id says which key", ErrURI))
+		return fail(errNoKey)
 	}
 	t, err := p.at(u)
 	if err != nil {
@@ -644,6 +655,9 @@ func (p *Provider) Generate(ctx context.Context, where URI, label string, bits i
 // Destroy takes a key that Generate made out of its token, both halves. The error
 // is an *Error.
 func (p *Provider) Destroy(ctx context.Context, u URI) error {
+	if !u.isKey() {
+		return &Error{Op: "destroy key", What: u.String(), Err: errNoKey}
+	}
 	t, err := p.at(u)
 	if err != nil {
 		return err

@@ -148,6 +148,8 @@ func TestUses(t *testing.T) {
 	_, err = p.Key(t.Context(), gone.URI())
 	assert.ErrorContains(t, err, "there is no such private RSA key")
 	assert.NotContains(t, h.tool("pkcs11-tool", "--module", softhsm, "--token-label", "bench", "--list-objects", "--type", "pubkey"), "sign\n")
+	assert.ErrorIs(t, p.Destroy(t.Context(), where), ErrURI, "a token is no key")
+	assert.Equal(t, 3, strings.Count(h.tool("pkcs11-tool", "--module", softhsm, "--token-label", "bench", "--login", "--pin", pin, "--list-objects", "--type", "privkey"), "Private Key Object"))
 }
 
 func TestWhatIsNotThere(t *testing.T) {
@@ -207,6 +209,74 @@ func TestWrongPIN(t *testing.T) {
 	p = h.providerWith(Config{PIN: func(context.Context, URI, string) (string, error) { return "", os.ErrNotExist }})
 	_, err = p.Key(t.Context(), u)
 	assert.Error(t, err)
+}
+
+// A token that several URIs name is tried with a wrong PIN once, not once for each.
+func TestWrongPINUnderSeveralURIs(t *testing.T) {
+	h := newHSM(t)
+	h.put("server-enc", "a1")
+	p := h.providerWith(Config{PIN: fixedPIN("1111")})
+	var serial string
+	f := h.through(p, &faulty{info: func(i tokenInfo) tokenInfo {
+		if i.initialized {
+			serial = i.serial
+		}
+		return i
+	}})
+	_, err := p.Key(t.Context(), URI{Token: "bench", ID: []byte{0xA1}})
+	assert.ErrorIs(t, err, CodePINIncorrect)
+	for _, u := range []URI{{}, {Serial: serial}, {Token: "bench", Serial: serial}, {Model: "SoftHSM v2"}, {Token: "bench", PINSource: "/elsewhere"}} {
+		u.ID = []byte{0xA1}
+		_, err := p.Key(t.Context(), u)
+		assert.ErrorIs(t, err, ErrPINRefused, u.String())
+	}
+	assert.EqualValues(t, 1, f.logins.Load())
+}
+
+// Who is logged in needs no trial: what somebody else did to the PIN since takes
+// no session away.
+func TestPINNearlyLockedByOthers(t *testing.T) {
+	h := newHSM(t)
+	h.put("server-enc", "a1")
+	p := h.provider()
+	var nearly atomic.Bool
+	f := h.through(p, &faulty{info: func(i tokenInfo) tokenInfo { i.finalTry = nearly.Load(); return i }})
+	k := h.key(p, someKey)
+	nearly.Store(true)
+	within, release := make(chan struct{}), make(chan struct{})
+	var first atomic.Bool
+	f.before = func(op string) error {
+		if op == "private" && first.CompareAndSwap(false, true) {
+			close(within)
+			<-release
+		}
+		return nil
+	}
+	var busy sync.WaitGroup
+	busy.Go(func() {
+		_, err := k.Private(t.Context(), operand())
+		assert.NoError(t, err)
+	})
+	<-within
+	_, err := k.Private(t.Context(), operand())
+	assert.NoError(t, err, "in a session that is new")
+	close(release)
+	busy.Wait()
+	assert.EqualValues(t, 1, f.logins.Load())
+}
+
+// A module has one life in a process, under whatever names it is known.
+func TestModuleUnderTwoNames(t *testing.T) {
+	h := newHSM(t)
+	plain := h.put("server-enc", "a1")
+	real, err := filepath.EvalSymlinks(softhsm)
+	require.NoError(t, err)
+	link := filepath.Join(h.dir, "link.so")
+	require.NoError(t, os.Symlink(real, link))
+	p := h.provider()
+	for _, module := range []string{"", real, link} {
+		same(t, h.key(p, URI{Token: "bench", Object: "server-enc", Module: module}.String()), plain)
+	}
 }
 
 // A PIN that is locked, or one wrong trial from it, is not tried.
@@ -298,9 +368,10 @@ func TestSessionsKilled(t *testing.T) {
 // kill closes all sessions, between two calls: SoftHSM itself crashes where a
 // session is closed under an operation.
 func (h *hsm) kill(p *Provider, f *faulty) {
-	m := p.modules[softhsm]
-	m.idle.mu.Lock()
-	defer m.idle.mu.Unlock()
+	for _, m := range p.modules {
+		m.idle.mu.Lock()
+		defer m.idle.mu.Unlock()
+	}
 	slots, err := f.slots()
 	require.NoError(h, err)
 	for _, s := range slots {

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cardbridge/cardbridge/card"
+	"github.com/cardbridge/cardbridge/card/pkcs11"
 	"github.com/cardbridge/cardbridge/cmd/internal/man"
 )
 
@@ -26,6 +27,7 @@ const (
 	exitCardRefused = 3 // the card refused, and signed it
 	exitUnknown     = 4 // a command was sent and no answer to it verified
 	exitHeld        = 5 // the request waits for a second user's approval; nothing was sent
+	exitPIN         = 6 // a token refused the PIN, or was not asked lest it be locked; the unit file names it
 )
 
 // exitStatus is an error that was already told to the user and ends the program
@@ -64,6 +66,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	fmt.Fprintf(stderr, "cardbridge: %v\n", err)
 	if wantsJSON(args) && !out.written {
 		_ = (&printer{out: stdout}).object(failureOf(cmd, err)) // standard error has it too
+	}
+	if pkcs11.PINRefused(err) {
+		return exitPIN
 	}
 	return exitError
 }
@@ -123,7 +128,7 @@ The operator's side:               cardbridge deactivate, requests, approve, gua
 
 Exit status: 0 done, 2 refused by a management rule or a second user, 3 refused
 by the card (signed), 4 outcome unknown, 5 waits for a second user's approval,
-1 anything else.`,
+6 a token (PKCS#11) refused the PIN, 1 anything else.`,
 		Version:       man.Version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -97,11 +98,26 @@ func TestKeySetInToken(t *testing.T) {
 		"cannot write":  {append([]string{"keys", "new", "--single", "--pkcs11", "pkcs11:token=bench", filepath.Join(keyset, "x")}, flags...), "not a directory"},
 	} {
 		_, stderr, status := cli(t, c.args...)
-		assert.Equal(t, exitError, status, name)
+		assert.Equal(t, map[bool]int{true: exitPIN, false: exitError}[name == "wrong PIN"], status, name)
 		assert.Contains(t, stderr, c.says, name)
 		assert.NotContains(t, stderr, userPIN, name)
 	}
 	assert.Equal(t, 4, strings.Count(inToken(t), "never extractable"), "what failed left no keys behind")
+}
+
+// The server that a token refuses ends by a status of its own, for which systemd
+// does not start it again.
+func TestServeWithWrongPIN(t *testing.T) {
+	pinFile, keyset := newToken(t), filepath.Join(t.TempDir(), "server.json")
+	_, stderr, status := cli(t, "keys", "new", "--single", "--pkcs11", "pkcs11:token=bench", "--pkcs11-module", softhsm, "--pkcs11-pin-file", pinFile, keyset)
+	require.Zero(t, status, stderr)
+	wrong := write(t, filepath.Join(t.TempDir(), "wrong"), []byte("1111\n"))
+	_, stderr, status = cli(t, "serve", "--data", t.TempDir(), "--keyset", keyset, "--listen", "127.0.0.1:0", "--pkcs11-module", softhsm, "--pkcs11-pin-file", wrong)
+	assert.Equal(t, exitPIN, status, stderr)
+	assert.Contains(t, stderr, "CKR_PIN_INCORRECT")
+	unit, err := os.ReadFile("../deb/files/cardbridge.service")
+	require.NoError(t, err)
+	assert.Contains(t, string(unit), fmt.Sprintf("\nRestartPreventExitStatus=%d\n", exitPIN))
 }
 
 // Without cgo the program says what is missing.
