@@ -42,7 +42,7 @@ func TestRestoredRecord(t *testing.T) {
 	r.register(fresh)
 
 	backup, restored := filepath.Join(r.dir, "backup.db"), filepath.Join(r.dir, "restored.db")
-	require.NoError(t, r.store.Backup(t.Context(), backup))
+	require.NoError(t, store.Backup(t.Context(), filepath.Join(r.dir, "record.db"), backup))
 
 	// What the backup does not know.
 	losing.Store(false)

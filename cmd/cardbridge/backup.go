@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,18 +38,19 @@ A PostgreSQL record is backed up by pg_dump.
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, began := newPrinter(cmd), time.Now()
-			err := where.with(cmd.Context(), func(records *store.Store) error {
-				if records.Shared() {
-					return fmt.Errorf("%w: use pg_dump --format=custom --file=%s URL", store.ErrNotSQLite, args[0])
-				}
-				ended := p.growing(cmd.Context(), filepath.Join(where.data, recordFile))
-				defer ended()
-				return records.Backup(cmd.Context(), args[0])
-			})
-			if errors.Is(err, os.ErrExist) {
-				return fmt.Errorf("%s is there already, and stays: give another name", args[0])
-			}
+			place, err := where.where()
 			if err != nil {
+				return err
+			}
+			ended := p.growing(cmd.Context(), place)
+			err = store.Backup(cmd.Context(), place, args[0])
+			ended()
+			switch {
+			case errors.Is(err, store.ErrNotSQLite):
+				return fmt.Errorf("%w: use pg_dump --format=custom --file=%s URL", err, args[0])
+			case errors.Is(err, os.ErrExist):
+				return fmt.Errorf("%s is there already, and stays: give another name", args[0])
+			case err != nil:
 				return err
 			}
 			info, err := os.Stat(args[0])

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/cardbridge/cardbridge/server/guard"
 	"github.com/cardbridge/cardbridge/server/webhook"
 )
 
@@ -26,20 +25,34 @@ var (
 	ErrNewer = errors.New("store: the record is of a newer program")
 )
 
-// Backup writes a copy of an SQLite record as it is at one moment into a new
-// file (mode 0600), while servers go on with the record. The file is there whole
+// Backup writes a copy of the SQLite record at path as it is at one moment into a
+// new file (mode 0600), while servers go on with the record. The record stays of
+// the schema that it has, which may be an older program's. The file is there whole
 // and on disk, or not at all; one that is there already stays, and the error
 // matches os.ErrExist.
-func (s *Store) Backup(ctx context.Context, file string) error {
-	if s.Shared() {
+func Backup(ctx context.Context, path, file string) (err error) {
+	if IsPostgres(path) {
 		return ErrNotSQLite
 	}
+	if path, err = filepath.Abs(path); err == nil {
+		_, err = os.Stat(path)
+	}
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	db, err := openFile(path, url.Values{"mode": {"rw"}, "_pragma": {"busy_timeout(15000)"}})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
 	return place(file, func(temp string) error {
-		if _, err := s.db.ExecContext(ctx, `VACUUM INTO ?`, temp); err != nil {
+		if _, err := db.ExecContext(ctx, `VACUUM INTO ?`, temp); err != nil {
 			return fmt.Errorf("store: %w", err)
 		}
-		_, err := examine(ctx, temp)
-		return err
+		if err := examine(ctx, temp); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		return nil
 	})
 }
 
@@ -64,73 +77,80 @@ func place(file string, write func(temp string) error) (err error) {
 	if err := write(temp); err != nil {
 		return err
 	}
-	if err := syncFile(temp); err != nil {
+	// SQLite does not say so where closing a file cannot bring the last writes
+	// into it, as on a full disk.
+	if info, err := os.Stat(temp + "-wal"); err == nil && info.Size() > 0 {
+		return fmt.Errorf("store: %s: not all could be written", file)
+	}
+	if err := syncFile(temp, os.O_RDWR); err != nil { // Windows syncs nothing that is only read
 		return fmt.Errorf("store: %w", err)
 	}
-	if err := os.Link(temp, file); err != nil { // which replaces nothing, as a renaming would
+	// A link replaces nothing, as a renaming would.
+	if err = os.Link(temp, file); err != nil && !errors.Is(err, os.ErrExist) {
+		err = claim(temp, file)
+	}
+	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
 	// That the name is on disk too; not every system lets a directory be synced.
-	_ = syncFile(dir)
+	_ = syncFile(dir, os.O_RDONLY)
 	return nil
 }
 
-func syncFile(name string) error {
-	f, err := os.Open(name)
+// claim moves a file to a name that nothing has, where there are no links, such
+// as on FAT and some network file systems. A crash within it leaves an empty file.
+func claim(temp, file string) error {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Close(), os.Rename(temp, file)); err != nil {
+		return errors.Join(err, os.Remove(file))
+	}
+	return nil
+}
+
+func syncFile(name string, how int) error {
+	f, err := os.OpenFile(name, how, 0)
 	if err != nil {
 		return err
 	}
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// examine holds an SQLite record against what it must be, without changing it,
-// and gives the time of the last thing that it tells of.
-func examine(ctx context.Context, file string) (last time.Time, err error) {
+// examine holds an SQLite record against what it must be, without changing it.
+func examine(ctx context.Context, file string) (err error) {
 	abs, err := filepath.Abs(file)
 	if err != nil {
-		return last, fmt.Errorf("store: %w", err)
+		return fmt.Errorf("store: %w", err)
 	}
 	db, err := openFile(abs, url.Values{"mode": {"ro"}, "immutable": {"1"}})
 	if err != nil {
-		return last, err
+		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	var found string
 	if err := db.QueryRowContext(ctx, `PRAGMA integrity_check(1)`).Scan(&found); err != nil {
-		return last, fmt.Errorf("%w: %s: %w", ErrDamaged, file, err)
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	if found != "ok" {
-		return last, fmt.Errorf("%w: %s: %s", ErrDamaged, file, found)
+		return fmt.Errorf("%w: %s", ErrDamaged, found)
 	}
-	var version, at sql.NullInt64
-	err = db.QueryRowContext(ctx, `SELECT (SELECT max(version_id) FROM goose_db_version), (SELECT at FROM events ORDER BY seq DESC LIMIT 1)`).Scan(&version, &at)
+	var version int64
+	if err := db.QueryRowContext(ctx, newestApplied).Scan(&version); err != nil {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	p, err := (&Store{db: db, dialect: sqliteDialect}).provider()
 	if err != nil {
-		return last, fmt.Errorf("%w: %s: %w", ErrDamaged, file, err)
+		return fmt.Errorf("store: %w", err)
 	}
-	newest, err := (&Store{db: db, dialect: sqliteDialect}).newest()
-	if err != nil {
-		return last, err
-	}
-	if version.Int64 > newest {
-		return last, fmt.Errorf("%w: %s has schema version %d, and this one knows those up to %d", ErrNewer, file, version.Int64, newest)
-	}
-	return fromMillis(at.Int64), nil
-}
-
-// newest is the version of the schema that this program brings a record to.
-func (s *Store) newest() (int64, error) {
-	p, err := s.provider()
-	if err != nil {
-		return 0, fmt.Errorf("store: %w", err)
-	}
-	sources := p.ListSources()
-	return sources[len(sources)-1].Version, nil
+	return known(p, version)
 }
 
 // Restored is what Restore and AfterRestore did.
 type Restored struct {
 	Last     time.Time // of what the record tells of
-	Breakers int       // operators whose breaker was tripped
+	Breakers int       // operators whose breaker is tripped
 	Cards    int64     // that will be read before anything is sent to them
 	Unknown  int       // requests whose outcome is not known any more
 }
@@ -138,11 +158,13 @@ type Restored struct {
 // Restore makes an SQLite record at path of a backup, as AfterRestore says. It is
 // there whole or not at all; one that is there stays, and the error matches
 // os.ErrExist, or ErrInUse where a server works there. The backup is not changed.
+// A record that is in use, or was not closed, is no backup (ErrDamaged): its last
+// writes are in another file.
 func Restore(ctx context.Context, backup, path string) (r Restored, err error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return r, fmt.Errorf("store: %w", err)
 	}
-	for _, name := range []string{path, path + "-wal", path + "-shm"} {
+	for _, name := range []string{path, path + "-wal", path + "-shm", path + "-journal"} {
 		if _, err := os.Lstat(name); !errors.Is(err, os.ErrNotExist) {
 			return r, fmt.Errorf("store: %s: %w", name, os.ErrExist)
 		}
@@ -153,11 +175,11 @@ func Restore(ctx context.Context, backup, path string) (r Restored, err error) {
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	err = place(path, func(temp string) error {
-		if err := copyFile(temp, backup); err != nil {
-			return fmt.Errorf("store: %w", err)
-		}
-		if _, err := examine(ctx, temp); err != nil {
+		if err := copyBackup(ctx, temp, backup); err != nil {
 			return err
+		}
+		if err := examine(ctx, temp); err != nil {
+			return fmt.Errorf("%s: %w", backup, err)
 		}
 		s, err := Open(ctx, temp)
 		if err != nil {
@@ -169,18 +191,50 @@ func Restore(ctx context.Context, backup, path string) (r Restored, err error) {
 	return r, err
 }
 
-func copyFile(to, from string) error {
+func copyBackup(ctx context.Context, to, from string) error {
+	info, err := os.Stat(from)
+	if err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%w: %s is no file", ErrDamaged, from)
+	}
+	if from, err = filepath.EvalSymlinks(from); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	for _, more := range []string{from + "-wal", from + "-journal"} {
+		if info, err := os.Stat(more); err == nil && info.Size() > 0 {
+			return fmt.Errorf("%w: %s has more of it, which is not copied: make a backup of that record, or end its server first", ErrDamaged, more)
+		}
+	}
 	in, err := os.Open(from)
 	if err != nil {
-		return err
+		return fmt.Errorf("store: %w", err)
 	}
 	defer in.Close()
 	out, err := os.OpenFile(to, os.O_WRONLY|os.O_TRUNC, 0)
 	if err != nil {
-		return err
+		return fmt.Errorf("store: %w", err)
 	}
-	_, err = io.Copy(out, in)
-	return errors.Join(err, out.Close())
+	_, err = io.Copy(out, until{ctx, in})
+	if err = errors.Join(err, out.Close()); err != nil {
+		return fmt.Errorf("store: %w", err)
+	}
+	return nil
+}
+
+// until is a reader that ends with ctx.
+type until struct {
+	ctx context.Context
+	io.Reader
+}
+
+// Read implements io.Reader.
+func (u until) Read(b []byte) (int, error) {
+	if err := u.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return u.Reader.Read(b)
 }
 
 const (
@@ -207,17 +261,11 @@ func (s *Store) AfterRestore(ctx context.Context) (Restored, error) {
 		return r, err
 	}
 	for _, operator := range ids {
-		tripped := false
-		err := s.writeFor(ctx, operator, "restored", func(tx *tx) (err error) {
-			tripped, err = tx.tripRestored(operator)
-			return err
-		})
+		err := s.writeFor(ctx, operator, "restored", func(tx *tx) error { return tx.tripRestored(operator) })
 		if err != nil {
 			return r, err
 		}
-		if tripped {
-			r.Breakers++
-		}
+		r.Breakers++
 		for more := true; more; {
 			n := 0
 			err := s.writeFor(ctx, operator, "restored", func(tx *tx) (err error) {
@@ -247,13 +295,15 @@ func (s *Store) AfterRestore(ctx context.Context) (Restored, error) {
 }
 
 // tripRestored trips an operator's breaker, unless it has.
-func (t *tx) tripRestored(operator int64) (bool, error) {
-	scopes, err := collect(t, scanScope,
-		`SELECT `+scopeColumns+` FROM guard_scopes WHERE operator_id = ? ORDER BY id`+t.s.dialect.forUpdate("guard_scopes"), operator)
-	if err != nil || scopes[0].TrippedAt != nil {
-		return false, err
+func (t *tx) tripRestored(operator int64) error {
+	scopes, err := t.scopes(operator, nil)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return fmt.Errorf("%w: operator %d has no guard", ErrDamaged, operator)
+	case err != nil || scopes[0].TrippedAt != nil:
+		return err
 	}
-	return true, t.trip(operator, []guard.Scope{scopes[0]}, restoredBreaker)
+	return t.trip(operator, scopes, restoredBreaker)
 }
 
 // forgetting is how many requests end in one transaction.

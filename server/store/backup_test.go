@@ -2,9 +2,12 @@ package store
 
 import (
 	"context"
+	"errors"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -30,11 +33,11 @@ func TestBackupUnderLoad(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"one.db", "two.db"} {
 		file := filepath.Join(dir, name)
-		require.NoError(t, f.Backup(t.Context(), file))
+		require.NoError(t, Backup(t.Context(), f.where, file))
 		info, err := os.Stat(file)
 		require.NoError(t, err)
 		assert.Equal(t, os.FileMode(0o600), info.Mode())
-		assert.ErrorIs(t, f.Backup(t.Context(), file), os.ErrExist)
+		assert.ErrorIs(t, Backup(t.Context(), f.where, file), os.ErrExist)
 
 		path := filepath.Join(dir, "restored-"+name)
 		restored, err := Restore(t.Context(), file, path)
@@ -67,7 +70,7 @@ func TestRestoreRefuses(t *testing.T) {
 	f := onSQLite(t)
 	dir := t.TempDir()
 	backup := filepath.Join(dir, "backup.db")
-	require.NoError(t, f.Backup(t.Context(), backup))
+	require.NoError(t, Backup(t.Context(), f.where, backup))
 	whole, err := os.ReadFile(backup)
 	require.NoError(t, err)
 	at := func(name string) string { return filepath.Join(dir, name) }
@@ -83,6 +86,25 @@ func TestRestoreRefuses(t *testing.T) {
 		_, err := Restore(t.Context(), write(name, b), at("new-"+name))
 		assert.ErrorIs(t, err, ErrDamaged, name)
 		assert.NoFileExists(t, at("new-"+name))
+	}
+	_, err = Restore(t.Context(), dir, at("new"))
+	assert.ErrorIs(t, err, ErrDamaged, "a directory")
+	_, err = Restore(t.Context(), os.DevNull, at("new"))
+	assert.ErrorIs(t, err, ErrDamaged, "a device")
+	require.NoError(t, os.Symlink(f.where, at("link")))
+	for _, live := range []string{f.where, at("link")} {
+		_, err = Restore(t.Context(), live, at("new"))
+		assert.ErrorIs(t, err, ErrDamaged, "the last writes are in its -wal")
+		assert.ErrorContains(t, err, "-wal")
+	}
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = Restore(cancelled, backup, at("new"))
+	assert.ErrorIs(t, err, context.Canceled)
+	for _, left := range []string{"-wal", "-journal"} {
+		_, err = Restore(t.Context(), backup, strings.TrimSuffix(write("left"+left, []byte("of another record")), left))
+		assert.ErrorIs(t, err, os.ErrExist, left)
+		require.NoError(t, os.Remove(at("left"+left)))
 	}
 	_, err = Restore(t.Context(), at("none"), at("new"))
 	assert.ErrorIs(t, err, os.ErrNotExist)
@@ -111,6 +133,97 @@ func TestRestoreRefuses(t *testing.T) {
 	assert.Equal(t, whole, after, "the backup is as it was")
 }
 
+// A record that is whole as a file, and not as a record.
+func TestRestoreOfNonsense(t *testing.T) {
+	f := onSQLite(t)
+	for name, statement := range map[string]string{
+		"no guard":   `DELETE FROM guard_scopes`,
+		"no version": `DELETE FROM goose_db_version`,
+		"no events":  `DROP TABLE events`,
+	} {
+		dir := t.TempDir()
+		backup := filepath.Join(dir, "backup.db")
+		require.NoError(t, Backup(t.Context(), f.where, backup))
+		db, err := openFile(backup, url.Values{"_pragma": {"foreign_keys(0)"}})
+		require.NoError(t, err)
+		_, err = db.Exec(statement)
+		require.NoError(t, err)
+		require.NoError(t, db.Close())
+		_, err = Restore(t.Context(), backup, filepath.Join(dir, "new"))
+		assert.Error(t, err, name)
+		assert.NoFileExists(t, filepath.Join(dir, "new"), name)
+	}
+}
+
+// What a full disk keeps out of the file is missed: SQLite closes it without a
+// word, and leaves the rest beside it.
+func TestRestoreIsWrittenOut(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "new")
+	err := place(file, func(temp string) error {
+		s, err := Open(t.Context(), temp)
+		if err != nil {
+			return err
+		}
+		other, err := openFile(temp, nil) // keeps it from being brought in
+		require.NoError(t, err)
+		t.Cleanup(func() { other.Close() })
+		reading, err := other.BeginTx(t.Context(), nil)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = reading.Rollback() })
+		var n int
+		require.NoError(t, reading.QueryRow(`SELECT count(*) FROM events`).Scan(&n))
+		return errors.Join(s.Note(t.Context(), Event{Kind: "late"}), s.Close())
+	})
+	assert.ErrorContains(t, err, "not all could be written")
+	assert.NoFileExists(t, file)
+}
+
+// Where there are no links a name is claimed before it is taken.
+func TestClaim(t *testing.T) {
+	dir := t.TempDir()
+	temp, file := filepath.Join(dir, "temp"), filepath.Join(dir, "file")
+	require.NoError(t, os.WriteFile(temp, []byte("one"), 0o600))
+	require.NoError(t, claim(temp, file))
+	assert.NoFileExists(t, temp)
+	require.NoError(t, os.WriteFile(temp, []byte("two"), 0o600))
+	assert.ErrorIs(t, claim(temp, file), os.ErrExist)
+	b, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Equal(t, "one", string(b))
+	assert.ErrorIs(t, claim(filepath.Join(dir, "none"), filepath.Join(dir, "other")), os.ErrNotExist)
+	assert.NoFileExists(t, filepath.Join(dir, "other"))
+}
+
+// A backup leaves the record as an older program made it, which may be serving
+// on it, and is one that this program restores. A newer program's record is not
+// opened at all.
+func TestBackupOfAnotherProgram(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "record.db")
+	s, err := Open(t.Context(), path)
+	require.NoError(t, err)
+	now, err := s.Version(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, s.Downgrade(t.Context(), now-1))
+	require.NoError(t, s.Close())
+	backup := filepath.Join(dir, "backup.db")
+	require.NoError(t, Backup(t.Context(), path, backup))
+	for _, file := range []string{path, backup} {
+		schema, err := Inspect(t.Context(), file)
+		require.NoError(t, err)
+		assert.Equal(t, Schema{Version: now - 1, Program: now}, schema)
+	}
+	_, err = Restore(t.Context(), backup, filepath.Join(dir, "restored.db"))
+	require.NoError(t, err)
+
+	each(t, func(t *testing.T, f *fixture) {
+		_, err := f.db.Exec(`INSERT INTO goose_db_version (version_id, is_applied) VALUES (10000, ` + map[bool]string{false: "1", true: "true"}[f.Shared()] + `)`)
+		require.NoError(t, err)
+		_, err = Open(t.Context(), f.where)
+		assert.ErrorIs(t, err, ErrNewer)
+	})
+}
+
 // What was not sent is unknown for good, what was sent stays to be recovered,
 // cards are to be read, and the breaker is tripped.
 func TestAfterRestore(t *testing.T) {
@@ -124,8 +237,9 @@ func TestAfterRestore(t *testing.T) {
 		require.NoError(t, f.Release(t.Context(), f.work.Claim))
 
 		for range 2 { // the second time changes nothing
-			_, err := f.AfterRestore(t.Context())
+			done, err := f.AfterRestore(t.Context())
 			require.NoError(t, err)
+			assert.Equal(t, 1, done.Breakers, "are tripped")
 			for _, r := range []Request{waiting, held.Request} {
 				now, err := f.Request(t.Context(), r.ID)
 				require.NoError(t, err)
@@ -160,7 +274,7 @@ func TestPostgresTools(t *testing.T) {
 	pg := postgres.Shared(t)
 	f := newFixture(t, pg.NewDatabase(t, ""))
 	request := f.submit(t, 1)
-	assert.ErrorIs(t, f.Backup(t.Context(), filepath.Join(t.TempDir(), "x")), ErrNotSQLite)
+	assert.ErrorIs(t, Backup(t.Context(), f.where, filepath.Join(t.TempDir(), "x")), ErrNotSQLite)
 
 	dump, to := filepath.Join(t.TempDir(), "backup.dump"), pg.NewDatabase(t, "")
 	for _, args := range [][]string{

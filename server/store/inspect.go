@@ -46,7 +46,7 @@ func Inspect(ctx context.Context, where string) (schema Schema, err error) {
 	var table sql.NullString
 	err = s.db.QueryRowContext(ctx, query).Scan(&table)
 	if err == nil && table.Valid {
-		err = s.db.QueryRowContext(ctx, `SELECT max(version_id) FROM goose_db_version`).Scan(&schema.Version)
+		err = s.db.QueryRowContext(ctx, newestApplied).Scan(&schema.Version)
 	}
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return schema, fmt.Errorf("store: %w", err)

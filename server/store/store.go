@@ -120,7 +120,7 @@ func IsPostgres(where string) bool {
 
 // Open opens a record and brings its schema up to date: an SQLite file at a
 // path, made (mode 0600) where it is not there, or a PostgreSQL database at a
-// URL.
+// URL. The error matches ErrNewer where the schema is a newer program's.
 func Open(ctx context.Context, where string, opts ...Option) (*Store, error) {
 	s := &Store{scanned: maxScanned, writes: make(chan *writing, maxBatch), closing: make(chan struct{}), closed: make(chan struct{})}
 	for _, o := range opts {
@@ -165,7 +165,13 @@ func (s *Store) migrate(ctx context.Context) error {
 		if n := len(done); n > 0 {
 			s.migrated.from, s.migrated.to = done[0].Source.Version-1, done[n-1].Source.Version
 		}
-		if err == nil || try == 3 || ctx.Err() != nil {
+		if err == nil {
+			var version int64
+			if err = s.db.QueryRowContext(ctx, newestApplied).Scan(&version); err == nil {
+				return known(p, version)
+			}
+		}
+		if try == 3 || ctx.Err() != nil {
 			return err
 		}
 		select {
@@ -173,6 +179,19 @@ func (s *Store) migrate(ctx context.Context) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// newestApplied is the version of a record's schema, whatever program made it.
+const newestApplied = `SELECT max(version_id) FROM goose_db_version`
+
+// known refuses a schema that is newer than the last one of this program, which
+// would write into it what it does not know the meaning of.
+func known(p *goose.Provider, version int64) error {
+	sources := p.ListSources()
+	if newest := sources[len(sources)-1].Version; version > newest {
+		return fmt.Errorf("%w: its schema is version %d, and this program knows those up to %d", ErrNewer, version, newest)
+	}
+	return nil
 }
 
 func (s *Store) provider() (*goose.Provider, error) {
