@@ -59,6 +59,7 @@ func (s *serving) check(ctx context.Context, p *printer, f *pflag.FlagSet) error
 		{"key sets", "cardbridge keys new makes one; mode 0600, its owner the user that serves", s.checkKeys},
 		{"rules", "cardbridge rules check FILE shows the place", s.checkRules},
 		{"record", "--store or --data name it; docs/operations.md has how it goes up and down", s.checkRecord},
+		{"owner", "end that server, or give this one a record of its own: --data; a PostgreSQL record takes any number", s.checkOwner},
 		{"TLS and audit keys", "put back what is damaged; a start makes what is missing", s.checkOwnKeys},
 		{"addresses", "end what listens there, or choose another: --listen, --metrics-listen", s.checkAddresses},
 		{"readers", "start the PC/SC service (systemctl start pcscd.socket) and let the user at it, or --driver usb", s.checkReaders},
@@ -195,6 +196,21 @@ func (s *serving) checkRecord(ctx context.Context) (string, error) {
 		return fmt.Sprintf("%s: schema version %d, which a start brings up to %d; make a backup first", where, schema.Version, schema.Program), nil
 	}
 	return fmt.Sprintf("%s: schema version %d", where, schema.Version), nil
+}
+
+func (s *serving) checkOwner(ctx context.Context) (string, error) {
+	where, err := s.where()
+	if err != nil {
+		return "", err
+	}
+	if store.IsPostgres(where) {
+		return "as many servers as there are", nil
+	}
+	in, err := store.InUse(ctx, where)
+	if err == nil && in {
+		err = store.ErrInUse
+	}
+	return "no other server works on the record", err
 }
 
 func (s *serving) checkOwnKeys(context.Context) (string, error) {

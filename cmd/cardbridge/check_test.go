@@ -86,6 +86,7 @@ func TestServeCheck(t *testing.T) {
 		"key sets":           {"--keyset", write("open.json", string(servertest.KeySetFile()), 0o644)},
 		"rules":              {"--rules", write("rules.yaml", "version: 9\n", 0o600)},
 		"record":             {"--store", "postgres://kim:hunter2@127.0.0.1:1/x"},
+		"owner":              {"--data", s.record.data},
 		"TLS and audit keys": {"--data", filepath.Dir(write("tls.key", "nonsense", 0o600))},
 		"addresses":          {"--listen", s.ready.URL[len("https://"):]},
 		"readers":            {"--driver", "telepathy"},
@@ -97,6 +98,13 @@ func TestServeCheck(t *testing.T) {
 		}
 		text, err := json.Marshal(out)
 		require.NoError(t, err)
+		assert.NotContains(t, string(text), "hunter2")
+	}
+	for _, url := range []string{"postgres://kim:1234/hunter2@127.0.0.1:1/x", "postgres://kim:1234#hunter2@127.0.0.1:1/x", "postgres://kim:hunter2@1234?@127.0.0.1:1/x"} {
+		_, out := faults(t, "--config", config, "--store", url)
+		text, err := json.Marshal(out)
+		require.NoError(t, err)
+		assert.NotContains(t, string(text), "1234", "a password that is not escaped")
 		assert.NotContains(t, string(text), "hunter2")
 	}
 	stdout, _, status := cli(t, "serve", "--check", "--config", config, "--lease", "1ms")

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -84,13 +85,14 @@ func (r *recordFlags) with(ctx context.Context, f func(*store.Store) error) erro
 	return errors.Join(f(records), records.Close())
 }
 
-// publicStore is where a record is, without user, password and options.
+// publicStore is where a record is, without user, password and options. Of a URL
+// in which a password is not escaped, and so may stand anywhere, it is nothing.
 func publicStore(where string) string {
 	if !store.IsPostgres(where) {
 		return where
 	}
 	u, err := url.Parse(where)
-	if err != nil {
+	if at := strings.Count(where, "@"); err != nil || at > 1 || at == 1 && u.User == nil {
 		return "postgres"
 	}
 	return "postgres://" + u.Host + u.Path

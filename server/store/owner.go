@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -32,6 +33,40 @@ func (s *Store) Own(ctx context.Context) (release func() error, err error) {
 	return release, nil
 }
 
+func isBusy(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&0xFF == sqlite3.SQLITE_BUSY
+}
+
+// InUse reports whether a server works on the SQLite record at a path, whether or
+// not it is there. It changes nothing.
+func InUse(ctx context.Context, path string) (in bool, err error) {
+	path, err = filepath.Abs(path + ".owner")
+	if err == nil {
+		_, err = os.Stat(path)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("store: %w", err)
+	}
+	db, err := openFile(path, url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(0)"}})
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	var n int
+	err = db.QueryRowContext(ctx, `SELECT count(*) FROM sqlite_master`).Scan(&n)
+	switch {
+	case isBusy(err):
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("store: %s: %w", path, err)
+	}
+	return false, nil
+}
+
 // ownFile is Own for the SQLite record at a path, whether or not it is there.
 func ownFile(ctx context.Context, path string) (release func() error, err error) {
 	// A lock of a database file of its own: it works wherever SQLite does, and
@@ -44,15 +79,15 @@ func ownFile(ctx context.Context, path string) (release func() error, err error)
 	if err := f.Close(); err != nil {
 		return nil, fmt.Errorf("store: %w", err)
 	}
-	db, err := openFile(path, url.Values{"_pragma": {"busy_timeout(0)"}, "_txlock": {"exclusive"}})
+	// Who looks whether it is locked (InUse) is gone in a moment.
+	db, err := openFile(path, url.Values{"_pragma": {"busy_timeout(200)"}, "_txlock": {"exclusive"}})
 	if err != nil {
 		return nil, err
 	}
 	// The transaction must outlive ctx.
 	tx, err := db.BeginTx(context.WithoutCancel(ctx), nil)
 	if err != nil {
-		var e *sqlite.Error
-		if errors.As(err, &e) && e.Code()&0xFF == sqlite3.SQLITE_BUSY {
+		if isBusy(err) {
 			err = fmt.Errorf("%w: %s is locked", ErrInUse, path)
 		} else {
 			err = fmt.Errorf("store: %s: %w", path, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,8 +24,11 @@ const (
 // openPostgres opens the database at a URL. The error tells no password.
 func (s *Store) openPostgres(url string) error {
 	config, err := pgx.ParseConfig(url)
-	if err != nil {
-		return errors.New("store: the PostgreSQL URL cannot be read; it is like postgres://user:password@host:5432/database?sslmode=verify-full")
+	// A password that has a slash splits the URL at the wrong place; errors would
+	// tell of it.
+	if err != nil || strings.Contains(config.Host+config.Database, "@") {
+		return errors.New("store: the PostgreSQL URL cannot be read; it is like postgres://user:password@host:5432/database?sslmode=verify-full, " +
+			"with %2F for a slash in the password, %40 for @, %23 for # and %3F for a question mark")
 	}
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = connectTimeout
