@@ -40,14 +40,17 @@ func (o origins) of(flag string) string {
 	return fromDefault
 }
 
+const variablePrefix = "CARDBRIDGE_"
+
 // variable is the environment variable of a flag.
 func variable(flag string) string {
-	return "CARDBRIDGE_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+	return variablePrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
 // configure gives flags that the command line leaves out the value that the
 // environment has for them, else that the file has which --config names. It goes
-// before flags that are required are missed.
+// before flags that are required are missed. A variable that looks like one of a
+// flag and is none is an error.
 func configure(f *pflag.FlagSet) (origins, error) {
 	o := origins{}
 	var names []string
@@ -56,7 +59,7 @@ func configure(f *pflag.FlagSet) (origins, error) {
 			names = append(names, flag.Name)
 		}
 	})
-	if err := o.environment(f, names...); err != nil {
+	if err := errors.Join(strangers(os.Environ(), names), o.environment(f, names...)); err != nil {
 		return nil, err
 	}
 	if flag := f.Lookup(configFlag); flag != nil && flag.Changed {
@@ -70,6 +73,38 @@ func configure(f *pflag.FlagSet) (origins, error) {
 		}
 	}
 	return o, nil
+}
+
+// otherVariables are those of this program that stand for no flag of serve.
+var otherVariables = []string{
+	"CARDBRIDGE_SERVER", "CARDBRIDGE_TOKEN_FILE", "CARDBRIDGE_PIN", "CARDBRIDGE_CLIENT_CERT", "CARDBRIDGE_CLIENT_KEY",
+	"CARDBRIDGE_PASSPHRASE", "CARDBRIDGE_OLD_PASSPHRASE", "CARDBRIDGE_PKCS11_PIN",
+}
+
+// foreignVariables are the tests' own, and those that Kubernetes sets in every
+// container beside a Service of the name cardbridge.
+var foreignVariables = regexp.MustCompile(`^CARDBRIDGE_(TEST_.*|SERVICE_(HOST|PORT)(_.*)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_.*)?)?)$`)
+
+// strangers refuses variables of an environment that are meant for this program
+// and that it does not know.
+func strangers(environ, flags []string) error {
+	known := slices.Clone(otherVariables)
+	for _, name := range flags {
+		known = append(known, variable(name))
+	}
+	var errs []error
+	for _, set := range environ {
+		name, value, _ := strings.Cut(set, "=")
+		if value == "" || !strings.HasPrefix(name, variablePrefix) || slices.Contains(known, name) || foreignVariables.MatchString(name) {
+			continue
+		}
+		hint := ""
+		if near := nearest(name, known); near != "" {
+			hint = "; $" + near + " is"
+		}
+		errs = append(errs, fmt.Errorf("$%s is no setting%s", name, hint))
+	}
+	return errors.Join(errs...)
 }
 
 // environment gives flags that have no value theirs of the environment. An empty
@@ -86,10 +121,14 @@ func (o origins) environment(f *pflag.FlagSet, names ...string) error {
 		}
 		values := []string{value}
 		if _, list := flag.Value.(pflag.SliceValue); list {
-			var err error
-			if values, err = csv.NewReader(strings.NewReader(value)).Read(); err != nil {
+			lines, err := csv.NewReader(strings.NewReader(value)).ReadAll()
+			if err == nil && len(lines) != 1 {
+				err = errors.New("one line is wanted, with commas between the values")
+			}
+			if err != nil {
 				return fmt.Errorf("$%s: %w", variable(name), err)
 			}
+			values = lines[0]
 		}
 		if err := set(f, flag, values); err != nil {
 			return fmt.Errorf("$%s: %w", variable(name), err)
@@ -147,7 +186,7 @@ func (o origins) file(f *pflag.FlagSet, file string, b []byte) error {
 		flag := f.Lookup(name)
 		switch {
 		case k.Kind != yaml.ScalarNode || flag == nil || slices.Contains(onlyFlags, name):
-			return fail(k, "%q is no setting%s", name, nearest(f, name))
+			return fail(k, "%q is no setting%s", name, hint(f, name))
 		case lines[name] != 0:
 			return fail(k, "%s is set in line %d already", name, lines[name])
 		}
@@ -188,15 +227,56 @@ func valuesOf(v *yaml.Node, flag *pflag.Flag) ([]string, error) {
 	return values, nil
 }
 
-// nearest says which setting may be meant by a name that is none.
-func nearest(f *pflag.FlagSet, name string) (hint string) {
-	plain := strings.NewReplacer("_", "", "-", "", " ", "")
+// hint says which setting may be meant by a name that is none.
+func hint(f *pflag.FlagSet, name string) string {
+	var known []string
 	f.VisitAll(func(flag *pflag.Flag) {
-		if !slices.Contains(onlyFlags, flag.Name) && strings.EqualFold(plain.Replace(flag.Name), plain.Replace(name)) {
-			hint = fmt.Sprintf("; %q is", flag.Name)
+		if !slices.Contains(onlyFlags, flag.Name) {
+			known = append(known, flag.Name)
 		}
 	})
-	return hint
+	if near := nearest(name, known); near != "" {
+		return fmt.Sprintf("; %q is", near)
+	}
+	return ""
+}
+
+// nearest is the one of some names that may be meant by a name that is none of
+// them: the one that takes the fewest letters to change, a third of them and two
+// at most.
+func nearest(name string, names []string) (near string) {
+	plain := func(s string) string {
+		return strings.NewReplacer("_", "", "-", "", " ", "").Replace(strings.ToLower(strings.TrimPrefix(s, variablePrefix)))
+	}
+	name = plain(name)
+	least := min(2, len(name)/3) + 1
+	for _, n := range names {
+		if d := distance(name, plain(n)); d < least {
+			near, least = n, d
+		}
+	}
+	return near
+}
+
+// distance is how many bytes are to be added, taken away or changed (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
 }
 
 // configuredByEnvironment has some flags of a command take their values from the

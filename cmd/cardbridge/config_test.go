@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -137,6 +138,8 @@ func TestSettingsComeFrom(t *testing.T) {
 func TestBadSettings(t *testing.T) {
 	for name, c := range map[string]struct{ file, want string }{
 		"unknown":          {"data: here\nlistens: x\n", `config.yaml:2:1: "listens" is no setting`},
+		"misspelt":         {"data: here\nlsten: x\n", `"lsten" is no setting; "listen" is`},
+		"nothing near":     {"colour: red\n", "config.yaml:1:1: \"colour\" is no setting"},
 		"other spelling":   {"log_format: json\n", `config.yaml:1:1: "log_format" is no setting; "log-format" is`},
 		"of a start alone": {"config: x\n", `"config" is no setting`},
 		"twice":            {"data: a\nlisten: x\ndata: b\n", "config.yaml:3:1: data is set in line 1 already"},
@@ -164,6 +167,66 @@ func TestBadSettings(t *testing.T) {
 	assert.ErrorIs(t, err, os.ErrNotExist)
 	_, err = settings{env: map[string]string{"CARDBRIDGE_LEASE": "soon"}}.flags(t)
 	assert.ErrorContains(t, err, `$CARDBRIDGE_LEASE: invalid argument "soon"`)
+	_, err = settings{env: map[string]string{"CARDBRIDGE_KEYSET": "new.json\nold.json"}}.flags(t)
+	assert.ErrorContains(t, err, "$CARDBRIDGE_KEYSET: one line is wanted", "no value is dropped")
+}
+
+// A variable with a typo is not passed over; those of other commands, of the tests
+// and of the place where the program runs are.
+func TestMisspeltVariables(t *testing.T) {
+	for name, want := range map[string]string{
+		"CARDBRIDGE_LISTENN":     "$CARDBRIDGE_LISTENN is no setting; $CARDBRIDGE_LISTEN is",
+		"CARDBRIDGE_LOGFORMAT":   "; $CARDBRIDGE_LOG_FORMAT is",
+		"CARDBRIDGE_KEYSETS":     "; $CARDBRIDGE_KEYSET is",
+		"CARDBRIDGE_PASPHRASE":   "; $CARDBRIDGE_PASSPHRASE is",
+		"CARDBRIDGE_CHECK":       "$CARDBRIDGE_CHECK is no setting",
+		"CARDBRIDGE_ELSEWHERE":   "$CARDBRIDGE_ELSEWHERE is no setting",
+		"CARDBRIDGE_STORE_":      "; $CARDBRIDGE_STORE is",
+		"CARDBRIDGE_":            "$CARDBRIDGE_ is no setting",
+		"CARDBRIDGE_PORTS_HOST1": "$CARDBRIDGE_PORTS_HOST1 is no setting",
+	} {
+		_, err := settings{env: map[string]string{name: "hunter2"}}.flags(t)
+		require.ErrorContains(t, err, want)
+		assert.NotContains(t, err.Error(), "hunter2")
+	}
+	passed := map[string]string{
+		"CARDBRIDGE_TEST_ANYTHING": "x", "CARDBRIDGE_SERVICE_HOST": "10.0.0.1", "CARDBRIDGE_SERVICE_PORT_HTTPS": "8443", "CARDBRIDGE_PORT": "tcp://10.0.0.1:8443",
+		"CARDBRIDGE_PORT_8443_TCP_ADDR": "10.0.0.1", "CARDBRIDGE_LSTEN": "", "CARDBRIDGER": "x",
+	}
+	for _, name := range otherVariables {
+		passed[name] = "x"
+	}
+	_, err := settings{args: []string{"--data", "d", "--keyset", "k"}, env: passed}.flags(t)
+	assert.NoError(t, err)
+	_, stderr, status := cli(t, "serve", "--keyset", "k")
+	assert.Equal(t, exitError, status)
+	assert.Contains(t, stderr, `required flag(s) "data" not set`, "the tests' environment is let pass")
+
+	// No command has a variable that is not known here.
+	sources, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	for _, source := range sources {
+		b, err := os.ReadFile(source)
+		require.NoError(t, err)
+		if strings.HasSuffix(source, "_test.go") {
+			continue
+		}
+		var names []string
+		for _, name := range regexp.MustCompile(`CARDBRIDGE_[A-Z0-9_]*[A-Z0-9]`).FindAllString(string(b), -1) {
+			names = append(names, name+"=x")
+		}
+		for _, call := range regexp.MustCompile(`configuredByEnvironment\(cmd, (.*)\)`).FindAllStringSubmatch(string(b), -1) {
+			for name := range strings.SplitSeq(call[1], ", ") {
+				names = append(names, variable(strings.Trim(name, `"`))+"=x")
+			}
+		}
+		assert.NoError(t, strangers(names, flagNames(newServeCmd().Flags())), source)
+	}
+}
+
+func flagNames(f *pflag.FlagSet) (names []string) {
+	f.VisitAll(func(flag *pflag.Flag) { names = append(names, flag.Name) })
+	return names
 }
 
 // The file that the Debian package brings is one that serve takes.

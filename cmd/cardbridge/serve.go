@@ -73,7 +73,7 @@ Every flag may stand in a file too, under its name without dashes (--config,
 YAML; lists for those that may be given more than once), and in the environment:
 CARDBRIDGE_LISTEN for --listen, CARDBRIDGE_LOG_FORMAT for --log-format, with
 commas between several values. A flag goes before the environment, and that
-before the file.
+before the file. A key or a variable that no flag has is an error.
 
 The file of management rules (docs/rules.md) is read again when it changes, and
 on SIGHUP; a bad one is told in the log, and the rules before it stay.

@@ -19,7 +19,7 @@ import (
 // stageVar tells a process of Enter's which one it is: stageInit, or
 // stageInside and the network namespace that makes it true.
 const (
-	stageVar    = "CARDBRIDGE_RIG"
+	stageVar    = "CARDBRIDGE_TEST_RIG"
 	stageInit   = "init"
 	stageInside = "inside "
 )

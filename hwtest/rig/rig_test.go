@@ -93,7 +93,7 @@ func outside(t *testing.T, what string, args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.CommandContext(ctx, self, args...)
-	cmd.Env = append(os.Environ(), "CARDBRIDGE_RIG=", childVar+"="+what)
+	cmd.Env = append(os.Environ(), "CARDBRIDGE_TEST_RIG=", childVar+"="+what)
 	cmd.Stderr = os.Stderr
 	return cmd
 }
@@ -200,7 +200,7 @@ func TestStartRefused(t *testing.T) {
 		require.NoError(t, unix.Unmount(hidden, 0))
 	}
 
-	t.Setenv("CARDBRIDGE_RIG", "")
+	t.Setenv("CARDBRIDGE_TEST_RIG", "")
 	_, err = rig.StartPCSCD(t.Context(), rig.Options{})
 	assert.ErrorIs(t, err, rig.ErrNotEntered)
 }

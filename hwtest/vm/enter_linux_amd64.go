@@ -13,7 +13,7 @@ import (
 // left as a service where systemd is that, or the program that runs in the
 // machine; none of them on the host.
 const (
-	stageVar     = "CARDBRIDGE_VM"
+	stageVar     = "CARDBRIDGE_TEST_VM"
 	stageInit    = "init"
 	stageService = "service"
 	stageGuest   = "guest"
