@@ -148,11 +148,7 @@ func (a *API) authenticate(ctx huma.Context, next func(huma.Context)) {
 		next(ctx)
 		return
 	}
-	scheme, token, _ := strings.Cut(ctx.Header("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		token = ""
-	}
-	token = strings.TrimSpace(token)
+	token := bearerOf(ctx)
 	credential := credentialOf(ctx, token)
 	if wait := a.limits.stranger(ctx.RemoteAddr(), credential); wait > 0 {
 		a.late(ctx, wait, "of this address that were nobody's")
@@ -182,6 +178,15 @@ func (a *API) authenticate(ctx huma.Context, next func(huma.Context)) {
 		return
 	}
 	next(huma.WithValue(ctx, operatorKey{}, op))
+}
+
+// bearerOf is the token that a request came with, empty for none.
+func bearerOf(ctx huma.Context) string {
+	scheme, token, _ := strings.Cut(ctx.Header("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(token)
 }
 
 // credentialOf names what a request came with.

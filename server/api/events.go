@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"reflect"
@@ -25,7 +26,8 @@ const (
 
 	heartbeat    = 15 * time.Second
 	slowClient   = 10 * time.Second
-	maxStream    = 15 * time.Minute // then the client comes again, and its token is looked at again
+	maxStream    = 15 * time.Minute // then the client comes again
+	lookAgain    = 4                // heartbeats after which whoever has a stream has to be somebody still
 	streamsOfOne = 256              // of one operator
 	streamsOfAll = 2048
 	// ended is the id of a stream's last event. Who comes back with it has seen
@@ -155,7 +157,13 @@ func (a *API) openStream(ctx context.Context, in *stepsQuery, request id.Request
 		if r.Method == http.MethodHead {
 			return
 		}
-		s := &stream{w: w, rc: http.NewResponseController(w), slow: a.slow}
+		s := &stream{w: w, rc: http.NewResponseController(w), slow: a.slow, still: func() error {
+			now, err := a.identify(hctx, bearerOf(hctx))
+			if err == nil && now.User.Roles&reads == 0 {
+				err = errMayNotRead
+			}
+			return err
+		}}
 		if err := a.stream(ctx, s, op, request, after); err != nil && ctx.Err() == nil {
 			a.log.InfoContext(ctx, "event stream cut off", "request", request, "operator", op.Name, "error", err)
 		}
@@ -163,8 +171,10 @@ func (a *API) openStream(ctx context.Context, in *stepsQuery, request id.Request
 	}}, nil
 }
 
+var errMayNotRead = errors.New("the user may not read any more")
+
 // stream writes the events after one until the request is finished, the client
-// is gone or too slow, or the server ends.
+// is gone, too slow, or nobody any more, or the server ends.
 func (a *API) stream(ctx context.Context, s *stream, op store.Operator, request id.RequestID, after int64) error {
 	// The server's bounds are for replies that are short.
 	if err := s.rc.SetReadDeadline(time.Time{}); err != nil {
@@ -173,7 +183,14 @@ func (a *API) stream(ctx context.Context, s *stream, op store.Operator, request 
 	if err := s.comment(); err != nil {
 		return err
 	}
-	for began := time.Now(); time.Since(began) < maxStream; {
+	began := time.Now()
+	for looked := began; time.Since(began) < maxStream; {
+		if time.Since(looked) >= lookAgain*a.heartbeat {
+			if err := s.still(); err != nil {
+				return err
+			}
+			looked = time.Now()
+		}
 		events, r, err := a.server.Steps(ctx, op, request, after, a.heartbeat)
 		if err != nil {
 			return err
@@ -208,10 +225,11 @@ func (a *API) stream(ctx context.Context, s *stream, op store.Operator, request 
 
 // stream is a client's (WHATWG HTML §9.2).
 type stream struct {
-	w    http.ResponseWriter
-	rc   *http.ResponseController
-	slow time.Duration
-	b    bytes.Buffer
+	w     http.ResponseWriter
+	rc    *http.ResponseController
+	slow  time.Duration
+	still func() error // says why whoever has it is not let in any more
+	b     bytes.Buffer
 }
 
 func (s *stream) comment() error {

@@ -302,6 +302,64 @@ func (n narrow) Accept() (net.Conn, error) {
 	return c, err
 }
 
+// Whose token is revoked, or who is removed, has no stream for long, while others'
+// go on.
+func TestEventStreamOfWhoIsNobodyAnyMore(t *testing.T) {
+	f := newFixture(t)
+	f.api.Hasten(20*time.Millisecond, time.Second)
+	srv := f.web(nil)
+	f.register(1)
+	d := f.ask(1, f.token).deactivation(http.StatusAccepted)
+	token := func(user string) (string, store.Credential) {
+		_, _, err := server.AddUser(t.Context(), f.store, "one", user, store.MayRead)
+		require.NoError(t, err)
+		_, c, token, err := server.NewToken(t.Context(), f.store, "one", user)
+		require.NoError(t, err)
+		return token, c
+	}
+	kim, credential := token("kim")
+	lee, _ := token("lee")
+	stays := events(t, f.stream(srv, d.ID, f.token).Body)
+	for name, c := range map[string]struct {
+		token string
+		end   func() error
+	}{
+		"revoked": {kim, func() error {
+			_, err := f.store.RevokeCredential(context.Background(), "one", "kim", store.Token, credential.ID)
+			return err
+		}},
+		"removed": {lee, func() error {
+			_, err := f.store.RemoveUser(context.Background(), "one", "lee")
+			return err
+		}},
+	} {
+		stream := events(t, f.stream(srv, d.ID, c.token).Body)
+		for range 8 { // looked at more than once
+			_, open := <-stream
+			require.True(t, open, name)
+		}
+		require.NoError(t, c.end())
+		cut := time.After(10 * time.Second)
+		for open := true; open; {
+			var e event
+			select {
+			case e, open = <-stream:
+				assert.NotEqual(t, "finished", e.name)
+			case <-cut:
+				require.Fail(t, "it goes on", name)
+			}
+		}
+		assert.Equal(t, http.StatusUnauthorized, f.stream(srv, d.ID, c.token).StatusCode, name)
+	}
+	f.readers.Insert("reader", servertest.Card(servertest.Image(1)), nil)
+	var last event
+	for e := range stays {
+		last = e
+	}
+	assert.Equal(t, "finished", last.name)
+	f.noStreams()
+}
+
 // A server that ends ends its streams, so that it can.
 func TestEventStreamsEndWithTheServer(t *testing.T) {
 	f := newFixture(t)
