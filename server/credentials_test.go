@@ -97,7 +97,7 @@ func TestTokensEnd(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, nobodys, r.why(scoped))
 	assert.NotContains(t, nobodys, "revoked")
-	_, err = r.store.RemoveUser(t.Context(), "one", "default")
+	_, _, err = r.store.RemoveUser(t.Context(), "one", "default", false)
 	require.NoError(t, err)
 	assert.Equal(t, nobodys, r.why(brief), "revoked before expired")
 

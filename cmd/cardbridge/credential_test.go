@@ -184,3 +184,37 @@ func TestClientCertificateFlags(t *testing.T) {
 	v.insecure = false
 	assert.ErrorIs(t, v.run(t.Context(), &printer{out: io.Discard, err: io.Discard}, s.readers), os.ErrNotExist)
 }
+
+// A user that is removed is said to leave requests behind, and can be had to take
+// them along.
+func TestUserRemove(t *testing.T) {
+	s := serve(t, "--insecure-http")
+	s.addUser("kim", "read,request")
+	remove := func(args ...string) (removedJSON, error) {
+		out, _, err := s.administer(newOperatorCmd(), append([]string{"user", "remove", "--operator", "One", "--json"}, args...)...)
+		if err != nil {
+			return removedJSON{}, err
+		}
+		return lines[removedJSON](t, out)[0], nil
+	}
+	s.insert(1, nil, nil)
+	s.readers.Remove(servertest.EID(1).String())
+	out, _, err := s.askAs("kim", newDeactivateCmd(), "--eid", servertest.EID(1).String(), "--json")
+	require.NoError(t, err)
+	asked := lines[deactivateJSON](t, out)[0]
+	out, _, err = s.administer(newOperatorCmd(), "user", "remove", "--operator", "One", "kim")
+	require.NoError(t, err)
+	assert.Contains(t, out, "go on: 1; ")
+	assert.Contains(t, out, "--cancel-requests")
+	_, err = remove("kim")
+	assert.ErrorContains(t, err, "not found")
+	is, err := remove("--cancel-requests", "kim")
+	require.NoError(t, err)
+	assert.Equal(t, removedJSON{operatorJSON{Name: "One", MCCMNC: "46011", User: "kim"}, 0, 1}, is)
+	out, _, err = s.askAs("token", newRequestsCmd(), "--json", "--state", "cancelled")
+	require.NoError(t, err)
+	assert.Contains(t, out, asked.RequestID)
+	out, _, err = s.administer(newOperatorCmd(), "user", "remove", "--operator", "One", "--cancel-requests", "kim")
+	require.NoError(t, err)
+	assert.Contains(t, out, "cancelled: 0")
+}

@@ -133,32 +133,53 @@ func addOperatorFlag(cmd *cobra.Command, operator *string) {
 	_ = cmd.MarkFlagRequired("operator")
 }
 
+// removedJSON is what operator user remove prints.
+type removedJSON struct {
+	operatorJSON
+	Unsent    int `json:"unsent_requests"` // that are still to be sent
+	Cancelled int `json:"cancelled_requests"`
+}
+
 func newUserRemoveCmd() *cobra.Command {
 	var where recordFlags
 	var operator string
+	var cancel bool
 	cmd := &cobra.Command{
-		Use:   "remove {--data DIR | --store URL} --operator NAME USER",
+		Use:   "remove {--data DIR | --store URL} --operator NAME [--cancel-requests] USER",
 		Short: "Take its credentials and its roles from a user, for good",
 		Long: `Takes its tokens, its certificates and its roles from a user, for good. What it asked for and approved
-stays, under its name, which nobody else can get.`,
+stays, under its name, which nobody else can get. Requests of its that are not sent yet go on, unless
+--cancel-requests is given: then they are cancelled in the same step. What came in at the last moment is
+cancelled by the same command, given again.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return where.with(cmd.Context(), func(records *store.Store) error {
-				op, err := records.RemoveUser(cmd.Context(), operator, args[0])
+				op, unsent, err := records.RemoveUser(cmd.Context(), operator, args[0], cancel)
 				if err != nil {
 					return err
 				}
 				p := newPrinter(cmd)
-				if p.json {
-					return p.object(operatorJSON{Name: op.Name, MCCMNC: op.MCCMNC.String(), User: op.User.Name})
+				out := removedJSON{operatorJSON: operatorJSON{Name: op.Name, MCCMNC: op.MCCMNC.String(), User: op.User.Name}, Unsent: unsent}
+				if cancel {
+					out.Unsent, out.Cancelled = 0, unsent
 				}
-				_, err = fmt.Fprintf(p.out, "user %q of operator %q is removed; its credentials are nobody's\n", op.User.Name, op.Name)
-				return err
+				if p.json {
+					return p.object(out)
+				}
+				fmt.Fprintf(p.out, "user %q of operator %q is removed; its credentials are nobody's\n", op.User.Name, op.Name)
+				switch {
+				case cancel:
+					fmt.Fprintf(p.out, "requests of its that were cancelled: %d\n", out.Cancelled)
+				case unsent > 0:
+					fmt.Fprintf(p.out, "requests of its that are not sent yet, and go on: %d; to cancel them give the command again with --cancel-requests\n", unsent)
+				}
+				return nil
 			})
 		},
 	}
 	where.addFlags(cmd)
 	addOperatorFlag(cmd, &operator)
+	cmd.Flags().BoolVar(&cancel, "cancel-requests", false, "cancel the user's requests that are not sent yet")
 	addJSONFlag(cmd)
 	return cmd
 }

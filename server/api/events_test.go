@@ -329,7 +329,7 @@ func TestEventStreamOfWhoIsNobodyAnyMore(t *testing.T) {
 			return err
 		}},
 		"removed": {lee, func() error {
-			_, err := f.store.RemoveUser(context.Background(), "one", "lee")
+			_, _, err := f.store.RemoveUser(context.Background(), "one", "lee", false)
 			return err
 		}},
 	} {

@@ -111,7 +111,7 @@ func TestCredentials(t *testing.T) {
 		}
 		assert.Equal(t, []string{TakenAway, TakenAway, Live, Live, Live}, []string{state(list[0]), state(extra), state(fresh), state(cert), state(first)})
 
-		_, err = f.RemoveUser(t.Context(), "one", weak.User.Name)
+		_, _, err = f.RemoveUser(t.Context(), "one", weak.User.Name, false)
 		require.NoError(t, err)
 		assert.Equal(t, []any{float64(cert.ID), float64(fresh.ID)}, f.lastEvent(t).Detail["revoked"])
 		assert.Equal(t, []string{TakenAway, TakenAway, Live}, []string{state(fresh), state(cert), state(first)})
@@ -165,7 +165,7 @@ func TestMigratesCredentials(t *testing.T) {
 		require.NoError(t, err)
 		_, err = f.AddUser(t.Context(), "one", User{Name: "gone", Roles: MayRead}, Grant{Hash: Hash{2}})
 		require.NoError(t, err)
-		_, err = f.RemoveUser(t.Context(), "one", "gone")
+		_, _, err = f.RemoveUser(t.Context(), "one", "gone", false)
 		require.NoError(t, err)
 		f.submit(t, 1) // who asked is a user
 		down := func() {

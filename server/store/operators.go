@@ -134,19 +134,55 @@ func (t *tx) addUser(operator int64, user User, first Grant) (User, error) {
 }
 
 // RemoveUser takes its roles and its credentials from the user of a name, for
-// good: what it did stays under the name. The error matches ErrNotFound where
-// there is none, or it was removed.
-func (s *Store) RemoveUser(ctx context.Context, operator, user string) (op Operator, err error) {
-	err = s.changeUser(ctx, "remove user", operator, user, func(tx *tx, u Operator) (Event, error) {
-		op = u
-		op.User.Roles = 0
-		revoked, err := tx.revokeAll(u.User, "")
-		if err == nil {
-			_, err = tx.exec(`UPDATE users SET roles = 0 WHERE id = ?`, u.User.ID)
+// good: what it did stays under the name. unsent is how many of its requests are
+// open and were not sent; with cancel they are cancelled in the same transaction.
+// A user that was removed before can be so again with cancel alone, for what came
+// in meanwhile; else the error matches ErrNotFound, as where there is none.
+func (s *Store) RemoveUser(ctx context.Context, operator, user string, cancel bool) (op Operator, unsent int, err error) {
+	known, err := s.Operator(ctx, operator)
+	if err != nil {
+		return op, 0, err
+	}
+	err = s.writeFor(ctx, known.ID, "remove user", func(tx *tx) error {
+		op, err = scanOperator(tx.row(operatorUsers+`WHERE o.id = ? AND u.name = ?`, known.ID, user))
+		if errors.Is(err, ErrNotFound) || err == nil && op.User.Roles == 0 && !cancel {
+			return fmt.Errorf("%w: user %q of operator %q", ErrNotFound, user, operator)
 		}
-		return Event{Kind: "user removed", Detail: map[string]any{"revoked": revoked}}, err
+		if err != nil {
+			return err
+		}
+		// The requests are locked before the user: whoever hands one in has the
+		// guard's scopes, which these need, when it comes to its user.
+		list, err := collect(tx, scanRequest, `SELECT `+requestColumns+` FROM deactivations
+			WHERE operator_id = ? AND user_id = ? AND finished_at IS NULL AND sent_at IS NULL ORDER BY seq`+s.dialect.forUpdate("deactivations"), op.ID, op.User.ID)
+		if err != nil {
+			return err
+		}
+		unsent = len(list)
+		event := Event{Kind: "user removed", Operator: op.ID, Internal: true, Detail: map[string]any{"user": op.User.ID, "name": op.User.Name, "unsent": unsent, "cancelled": cancel}}
+		if cancel {
+			for _, r := range list {
+				const detail = "cancelled before anything was sent to the card: the user who asked was removed"
+				step := Event{Kind: string(Cancelled), Detail: map[string]any{"by": "administrator", "was": r.State, "text": detail}}
+				if _, err := tx.finish(nil, &r, Outcome{State: Cancelled, Detail: detail, User: true, Steps: []Event{step}}); err != nil {
+					return err
+				}
+			}
+		}
+		if op.User.Roles == 0 {
+			event.Kind = "requests of a removed user cancelled"
+			return tx.addEvents(event)
+		}
+		op.User.Roles = 0
+		if event.Detail["revoked"], err = tx.revokeAll(op.User, ""); err != nil {
+			return err
+		}
+		if _, err := tx.exec(`UPDATE users SET roles = 0 WHERE id = ?`, op.User.ID); err != nil {
+			return err
+		}
+		return tx.addEvents(event)
 	})
-	return op, err
+	return op, unsent, err
 }
 
 // changeUser has change do something to the user of a name, and records the
