@@ -94,6 +94,9 @@ func (p *play) compare() {
 	if err == nil {
 		err = p.compareGuard(pic)
 	}
+	if err == nil {
+		err = p.signTrail(pic)
+	}
 	if err != nil {
 		p.mismatch("the trial broke: the record is not read: %v", err)
 		return
@@ -110,7 +113,6 @@ func (p *play) compare() {
 	}
 	p.compareOverlap(pic)
 	p.compareAsked(pic)
-	p.compareTrail()
 	p.requests = pic.requests
 	if len(p.mismatches) > 0 || p.w.bench.verbose {
 		p.tellRecord(pic)

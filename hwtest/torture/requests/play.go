@@ -43,6 +43,7 @@ type play struct {
 	w     *world
 	ctx   context.Context
 	began time.Time
+	took  time.Duration
 	cards []*tortured
 	ops   [2]operator
 	later sync.WaitGroup // what strikes left to be done

@@ -121,11 +121,18 @@ func TestSabotage(t *testing.T) {
 			},
 			"although another one had claimed the card while it slept",
 		},
-		"a mark that is not written":             {ignore("UPDATE", "deactivations", "NEW.state = 'sending'"), plain, "marked false, and the audit trail has"},
-		"an outcome that is not written":         {ignore("UPDATE", "deactivations", "NEW.state = 'done'"), plain, "and 0 requests are done"},
-		"a card's state that is not written":     {ignore("UPDATE", "cards", "NEW.event_counter <> OLD.event_counter"), plain, "recorded 5"},
-		"a key that is not kept":                 {ignore("INSERT", "idempotency_keys", "TRUE"), plain, "has two requests"},
-		"a request that is not kept":             {ignore("INSERT", "events", "NEW.kind = 'done'"), plain, "the audit trail does not end so"},
+		"a mark that is not written":         {ignore("UPDATE", "deactivations", "NEW.state = 'sending'"), plain, "marked false, and the audit trail has"},
+		"an outcome that is not written":     {ignore("UPDATE", "deactivations", "NEW.state = 'done'"), plain, "and 0 requests are done"},
+		"a card's state that is not written": {ignore("UPDATE", "cards", "NEW.event_counter <> OLD.event_counter"), plain, "recorded 5"},
+		"a key that is not kept":             {ignore("INSERT", "idempotency_keys", "TRUE"), plain, "has two requests"},
+		"a request that is not kept":         {ignore("INSERT", "events", "NEW.kind = 'done'"), plain, "the audit trail does not end so"},
+		"an event that is changed later": {
+			sabotage{sqlite: []string{
+				`DROP TRIGGER events_no_update`,
+				`CREATE TRIGGER sabotage AFTER INSERT ON events WHEN NEW.kind = 'done' BEGIN UPDATE events SET at = at + 1 WHERE seq = NEW.seq; END`,
+			}},
+			plain, "its hash is not that of what it says",
+		},
 		"a guard that does not give places back": {ignore("UPDATE", "guard_scopes", "NEW.pending < OLD.pending"), plain, "are pending for the guard"},
 		"a guard that forgets what was sent": {
 			sabotage{sqlite: []string{`CREATE TRIGGER sabotage AFTER UPDATE ON guard_scopes BEGIN UPDATE guard_scopes SET counts = x'', pending = 0 WHERE id = NEW.id; END`}},

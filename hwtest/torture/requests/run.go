@@ -199,11 +199,22 @@ func (b *bench) over() bool { return !b.until.IsZero() && time.Now().After(b.unt
 // lane runs trials one after the other.
 func (b *bench) lane(ctx context.Context, r record, trials <-chan *Trial, report func(Result)) (err error) {
 	var w *world
+	var last *play // of the world, not told of yet: it answers for the audit trail
+	tell := func() {
+		if last != nil {
+			report(last.result())
+			last = nil
+		}
+	}
 	end := func() error {
 		if w == nil {
 			return nil
 		}
 		defer func() { w = nil }()
+		if last != nil && ctx.Err() == nil {
+			last.compareTrail()
+		}
+		tell()
 		return w.close()
 	}
 	defer func() { err = errors.Join(err, end()) }()
@@ -225,7 +236,8 @@ func (b *bench) lane(ctx context.Context, r record, trials <-chan *Trial, report
 			used = 0
 		}
 		used++
-		report(w.trial(ctx, t))
+		tell()
+		last = w.trial(ctx, t)
 	}
 	return nil
 }
@@ -264,7 +276,9 @@ func (b *bench) restarting(ctx context.Context, queues map[record][]*Trial, repo
 		for i, w := range ws {
 			running.Go(func() {
 				defer func() { _ = step.leave(w) }()
-				report(w.trial(ctx, ts[i]))
+				p := w.trial(ctx, ts[i])
+				p.compareTrail()
+				report(p.result())
 			})
 		}
 		running.Wait()
@@ -282,21 +296,26 @@ func (b *bench) restarting(ctx context.Context, queues map[record][]*Trial, repo
 	return nil
 }
 
-// trial runs one trial in the world.
-func (w *world) trial(ctx context.Context, t *Trial) Result {
-	began := time.Now()
+// trial runs one trial in the world. The audit trail is still to be proven.
+func (w *world) trial(ctx context.Context, t *Trial) *play {
 	p, err := w.run(ctx, t)
 	if err != nil {
 		p.mismatch("the trial broke: %v", err)
 	}
-	r := Result{Trial: t, Struck: p.struck, Real: w.record.child() || w.restart.happened(), Outcomes: map[store.State]int{}, Took: time.Since(began)}
+	p.took = time.Since(p.began)
+	return p
+}
+
+// result is how the trial ended.
+func (p *play) result() Result {
+	r := Result{Trial: p.Trial, Struck: p.struck, Real: p.w.record.child() || p.w.restart.happened(), Outcomes: map[store.State]int{}, Took: p.took}
 	for _, q := range p.requests {
 		r.Outcomes[q.State]++
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r.Mismatches, r.Story = p.mismatches, ""
-	if len(r.Mismatches) > 0 || w.bench.verbose {
+	if len(r.Mismatches) > 0 || p.w.bench.verbose {
 		r.Story = p.words()
 	}
 	return r

@@ -37,6 +37,7 @@ type world struct {
 	set    atomic.Pointer[rules.Set]
 	play   atomic.Pointer[play] // the trial under way
 	made   int                  // cards so far
+	wrote  []wrote              // by each trial so far
 
 	replacing sync.Mutex // one node at a time
 	mu        sync.Mutex
