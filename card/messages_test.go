@@ -144,6 +144,14 @@ func TestSelectAndGetData(t *testing.T) {
 		_, err := Select(t.Context(), ch([2][]byte{c.SelectAPDU, ok(bad)}))
 		assert.ErrorIs(t, err, ErrMalformed, "%X", bad)
 	}
+	// What is told of a liar's sets goes into texts and onto the record.
+	list := append([]byte{0xE1, 56, 0x80, 4, 0, 0, 0, 0, 0x81, 48}, bytes.Repeat([]byte{1, 0, 0}, 16)...)
+	_, err = ReadInfo(t.Context(), ch([2][]byte{c.CardInfoAPDU, ok(list)}))
+	assert.ErrorIs(t, err, ErrMalformed, "sixteen sets of fifteen")
+	list[1], list[9] = 53, 45
+	info, err = ReadInfo(t.Context(), ch([2][]byte{c.CardInfoAPDU, ok(list[:len(list)-3])}))
+	require.NoError(t, err)
+	assert.Len(t, info.Failures, 15, "one set, again and again, is one set")
 	_, err = ReadInfo(t.Context(), ch([2][]byte{c.CardInfoAPDU, ok([]byte{0xE1, 9, 0x80, 4, 0, 0, 0, 0, 0x81, 1, 1})}))
 	assert.ErrorIs(t, err, ErrMalformed, "half a pair")
 	for _, bad := range [][]byte{nil, packed, tlv.Append(nil, 0x5A, packed[1:]...), tlv.Append(nil, 0x5B, packed...), append(tlv.Append(nil, 0x5A, packed...), 0), tlv.Append(nil, 0x5A, make([]byte, 16)...)} {

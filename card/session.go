@@ -137,9 +137,9 @@ func ReadInfo(ctx context.Context, ch *apdu.Channel) (*Info, error) {
 	r := reader{rest: data}
 	in := r.nested(0xE1)
 	info := &Info{EventCounter: in.uint32(0x80)}
-	const entry = 3 // kid(1) failures(2)
+	const entry, most = 3, 15 // kid(1) failures(2); kid is 01 to 0F
 	counts := in.value(0x81)
-	if len(counts)%entry != 0 {
+	if len(counts)%entry != 0 || len(counts) > most*entry {
 		in.keep(fmt.Errorf("%w: 81 of %d bytes", ErrMalformed, len(counts)))
 	}
 	for ; len(counts) >= entry; counts = counts[entry:] {

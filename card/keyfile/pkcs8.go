@@ -35,6 +35,7 @@ const (
 	maxSalt       = 1 << 10  // bytes
 	maxIterations = 5_000_000
 	maxMemory     = 256 << 20 // bytes, 128 N r of scrypt
+	maxBeside     = 32 << 20  // bytes, 128 r (p + 2) of scrypt, which it takes beside those
 	maxWork       = 1 << 22   // N r p of scrypt
 )
 
@@ -197,7 +198,7 @@ func bounded(p scryptParams) bool {
 		}
 	}
 	n, r := int64(p.N), int64(p.R)
-	return p.N > 1 && p.N&(p.N-1) == 0 && 128*n*r <= maxMemory && n*r <= maxWork/int64(p.P)
+	return p.N > 1 && p.N&(p.N-1) == 0 && 128*n*r <= maxMemory && 128*r*(int64(p.P)+2) <= maxBeside && n*r <= maxWork/int64(p.P)
 }
 
 // unpad takes off the padding of RFC 8018 §6.1.1, 4.

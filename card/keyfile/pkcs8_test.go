@@ -130,6 +130,8 @@ func TestHostileParameters(t *testing.T) {
 		"salt":                 forge(t, oidPBKDF2, pbkdf2Params{Salt: make([]byte, 2000), Iterations: 1}, iv, 1232),
 		"PRF":                  forge(t, oidPBKDF2, pbkdf2Params{Salt: iv, Iterations: 1, PRF: pkix.AlgorithmIdentifier{Algorithm: oidScrypt}}, iv, 1232),
 		"memory":               forge(t, oidScrypt, scryptParams{Salt: iv, N: 1 << 24, R: 1 << 20, P: 1}, iv, 1232),
+		"memory beside":        forge(t, oidScrypt, scryptParams{Salt: iv, N: 2, R: 1 << 20, P: 1}, iv, 1232),
+		"memory for p":         forge(t, oidScrypt, scryptParams{Salt: iv, N: 2, R: 8, P: 1 << 18}, iv, 1232),
 		"overflow":             forge(t, oidScrypt, scryptParams{Salt: iv, N: 1 << 62, R: 1 << 62, P: 1 << 62}, iv, 1232),
 		"work":                 forge(t, oidScrypt, scryptParams{Salt: iv, N: 1 << 10, R: 8, P: 1 << 20}, iv, 1232),
 		"N is no power of two": forge(t, oidScrypt, scryptParams{Salt: iv, N: 1000, R: 8, P: 1}, iv, 1232),

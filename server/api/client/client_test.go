@@ -1,7 +1,9 @@
 package client_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -130,4 +132,32 @@ func TestHostileReplies(t *testing.T) {
 			assert.Less(t, len(err.Error()), 500)
 		})
 	}
+}
+
+// An event that does not end is not kept until memory does.
+func TestEndlessEvent(t *testing.T) {
+	const most = 256 << 20
+	sent := make(chan int, 10)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		n := 0
+		for field := 0; n < most; field++ {
+			k, err := fmt.Fprintf(w, "x%d: %s\n", field, strings.Repeat("x", 64<<10))
+			if n += k; err != nil {
+				break
+			}
+		}
+		sent <- n
+	}))
+	defer srv.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = newClient(t, srv.URL).Follow(ctx, request, func(client.Step) {})
+	}()
+	assert.Less(t, <-sent, most/4)
+	cancel()
+	<-done
 }

@@ -51,10 +51,13 @@ func (c *Client) stream(ctx context.Context, id string, last *string, tell func(
 	defer res.Body.Close()
 	lines := bufio.NewScanner(res.Body)
 	lines.Buffer(nil, maxReply)
-	event := map[string]string{} // by field (WHATWG HTML §9.2)
+	event, size := map[string]string{}, 0 // by field (WHATWG HTML §9.2), and bytes of it
 	for lines.Scan() {
 		silent.Reset(replyTimeout)
 		if lines.Text() != "" {
+			if size += len(lines.Bytes()); size > maxReply {
+				return nil, fmt.Errorf("the server's event is longer than %d bytes", maxReply)
+			}
 			name, value, _ := strings.Cut(lines.Text(), ":")
 			event[name] = strings.TrimPrefix(value, " ")
 			continue
@@ -75,6 +78,7 @@ func (c *Client) stream(ctx context.Context, id string, last *string, tell func(
 			return d, nil
 		}
 		clear(event)
+		size = 0
 	}
 	if err := lines.Err(); err != nil {
 		return nil, err
