@@ -675,32 +675,26 @@ func (p *Provider) Destroy(ctx context.Context, u URI) error {
 	})
 }
 
-// writing has fn work in a session that may change the token.
+// writing has fn work in a session that may change the token. It does not return
+// before fn does: what fn changes is not to come about unnoticed.
 func (t *token) writing(ctx context.Context, op string, u URI, fn func(handle uint) error) error {
-	done := make(chan error, 1)
-	go func() {
-		t.m.idle.mu.RLock()
-		defer t.m.idle.mu.RUnlock()
-		if t.m.ended {
-			done <- ErrClosed
-			return
-		}
-		t.mu.Lock()
-		h, err := t.open(ctx, true)
-		t.mu.Unlock()
-		if err == nil {
-			err = fn(h)
-			_ = t.m.lib.close(h)
-		}
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		if err != nil {
-			return t.m.fail(op, u.String(), err)
-		}
-		return nil
-	case <-ctx.Done():
-		return &Error{Op: op, What: u.String(), Err: ctx.Err()}
+	t.m.idle.mu.RLock()
+	defer t.m.idle.mu.RUnlock()
+	if t.m.ended {
+		return t.m.fail(op, u.String(), ErrClosed)
 	}
+	if err := ctx.Err(); err != nil {
+		return t.m.fail(op, u.String(), err)
+	}
+	t.mu.Lock()
+	h, err := t.open(ctx, true)
+	t.mu.Unlock()
+	if err == nil {
+		err = fn(h)
+		_ = t.m.lib.close(h)
+	}
+	if err != nil {
+		return t.m.fail(op, u.String(), err)
+	}
+	return nil
 }

@@ -83,6 +83,13 @@ func (f *faulty) private(s, o uint, sign bool, c []byte) ([]byte, error) {
 	return m, err
 }
 
+func (f *faulty) generate(s uint, label string, id []byte, bits int, use Use) (uint, uint, error) {
+	if err := f.fails("generate"); err != nil {
+		return 0, 0, err
+	}
+	return f.cryptoki.generate(s, label, id, bits, use)
+}
+
 func (f *faulty) token(slot uint) (tokenInfo, error) {
 	i, err := f.cryptoki.token(slot)
 	if f.info != nil {
@@ -150,6 +157,32 @@ func TestUses(t *testing.T) {
 	assert.NotContains(t, h.tool("pkcs11-tool", "--module", softhsm, "--token-label", "bench", "--list-objects", "--type", "pubkey"), "sign\n")
 	assert.ErrorIs(t, p.Destroy(t.Context(), where), ErrURI, "a token is no key")
 	assert.Equal(t, 3, strings.Count(h.tool("pkcs11-tool", "--module", softhsm, "--token-label", "bench", "--login", "--pin", pin, "--list-objects", "--type", "privkey"), "Private Key Object"))
+}
+
+// Whoever breaks off while a key is made knows of the key, and can take it out
+// again.
+func TestGenerateBrokenOff(t *testing.T) {
+	h := newHSM(t)
+	p := h.provider()
+	ctx, cancel := context.WithCancel(t.Context())
+	h.through(p, &faulty{before: func(op string) error {
+		if op == "generate" {
+			cancel()
+			time.Sleep(50 * time.Millisecond)
+		}
+		return nil
+	}})
+	where, err := ParseURI("pkcs11:token=bench")
+	require.NoError(t, err)
+	made, err := p.Generate(ctx, where, "made", 2048, Sign)
+	require.NoError(t, err)
+	require.NoError(t, p.Destroy(t.Context(), made))
+	assert.Never(t, func() bool {
+		_, err := p.Key(context.Background(), made)
+		return err == nil
+	}, 300*time.Millisecond, 100*time.Millisecond)
+	_, err = p.Generate(ctx, where, "made", 2048, Sign)
+	assert.ErrorIs(t, err, context.Canceled)
 }
 
 func TestWhatIsNotThere(t *testing.T) {
