@@ -28,6 +28,11 @@ func (e *AuthError) Error() string { return "the card does not prove to be " + e
 // session is over, and what the card did is not known.
 var ErrUnverified = errors.New("the card's answer does not verify")
 
+// ErrKeys says that the server's own keys could not be used, such as those of an
+// HSM that is away. The card was asked for a challenge and told nothing: it is not
+// to blame, nor is its reader.
+var ErrKeys = errors.New("the server's own keys cannot be used")
+
 // Terminal is the server's side of the protocol: its keys and its randomness.
 // It is safe for concurrent use where Rand is.
 type Terminal struct {
@@ -176,7 +181,8 @@ type Session struct {
 // Authenticate proves server and card to each other on an applet that is
 // selected, and starts a session. hc is cryptogram.HashCommand of the one
 // command that the session may carry, or zeroes. The error is an *AuthError
-// where the card does not prove itself and an *apdu.Error where it refuses.
+// where the card does not prove itself and an *apdu.Error where it refuses; it
+// matches ErrKeys where the server cannot prove itself.
 func (t *Terminal) Authenticate(ctx context.Context, ch *apdu.Channel, target Target, hc [32]byte) (*Session, error) {
 	c := cryptogram.Challenge{Suite: target.Suite, KID: t.Keys.KID, SID: t.Keys.SID(), EID: target.EID}
 	if _, err := io.ReadFull(t.rand(), c.RS[:]); err != nil {
@@ -194,14 +200,14 @@ func (t *Terminal) Authenticate(ctx context.Context, ch *apdu.Channel, target Ta
 		if errors.As(err, &open) {
 			return nil, &AuthError{EID: target.EID, Reason: open.Reason}
 		}
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrKeys, err)
 	}
 	if _, err := io.ReadFull(t.rand(), s.RK[:]); err != nil {
 		return nil, fmt.Errorf("random bytes: %w", err)
 	}
 	m2, err := c.SealM2(ctx, t.rand(), t.Keys.PrivateKeys, target.Keys, &s)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrKeys, err)
 	}
 	if _, err := exchange(ctx, ch, "EXTERNAL AUTHENTICATE", apdu.Command{
 		INS: 0x82, P1: byte(c.Suite), P2: c.KID, Data: m2,

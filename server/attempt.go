@@ -90,7 +90,7 @@ func (s *Server) attempt(ctx context.Context, work *taken, who card.Target, plac
 	req := work.Request
 	s.Log.Info("attempt", "request", req.ID, "eid", req.EID, "reader", place.Name, "reader_id", place.ID, "kid", hexKID(a.kid), "outcome", rep.Outcome, "sent", rep.Sent,
 		"took", time.Since(began).Round(time.Microsecond), "error", err)
-	s.Observer.Attempted(place, outcomeOf(rep), err, time.Since(began))
+	s.attempted(place, outcomeOf(rep), err, time.Since(began))
 	if rep.Authenticated {
 		s.trust(suspect{req.EID, place})
 	}
@@ -477,7 +477,7 @@ func (s *Server) settle(ctx context.Context, work *taken, who card.Target, place
 	began := time.Now()
 	a := &attempt{s: s, work: work, who: who, place: place}
 	state, err := a.state(ctx)
-	s.Observer.Attempted(place, settled(err), err, time.Since(began))
+	s.attempted(place, settled(err), err, time.Since(began))
 	if err == nil {
 		s.trust(suspect{work.Card.EID, place})
 		record, cancel := s.recording()

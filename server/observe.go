@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/cardbridge/cardbridge/card"
@@ -28,6 +29,14 @@ const (
 	Settled    = "settled"
 	NotSettled = "not_settled"
 )
+
+// attempted tells of an attempt, and in the log of what stands in the way of all.
+func (s *Server) attempted(at inventory.Place, outcome string, err error, took time.Duration) {
+	if errors.Is(err, card.ErrKeys) && !errors.Is(err, context.Canceled) {
+		s.Log.Error("keys not usable", "error", err)
+	}
+	s.Observer.Attempted(at, outcome, err, took)
+}
 
 func outcomeOf(rep card.Report) string {
 	if rep.Outcome == card.OutcomeFailed && !rep.Sent {

@@ -10,9 +10,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	appletsim "github.com/cardbridge/cardbridge/applet-sim"
+	"github.com/cardbridge/cardbridge/card/cryptogram"
+	"github.com/cardbridge/cardbridge/server/servertest"
 )
 
 const (
@@ -131,4 +136,48 @@ func TestTokensWithoutCgo(t *testing.T) {
 	out, err = exec.Command(bin, "keys", "new", "--pkcs11", "pkcs11:token=bench", "--pkcs11-module", softhsm, filepath.Join(t.TempDir(), "x")).CombinedOutput()
 	assert.Error(t, err)
 	assert.Contains(t, string(out), "built without PKCS#11: build with CGO_ENABLED=1")
+}
+
+// A token that is pulled while the server runs costs time and nothing else: what
+// was asked for waits, the card is not blamed, and goes on once the token is back.
+func TestServeWhoseTokenIsPulled(t *testing.T) {
+	pinFile, keyset := newToken(t), filepath.Join(t.TempDir(), "server.json")
+	flags := []string{"--pkcs11-module", softhsm, "--pkcs11-pin-file", pinFile}
+	_, stderr, status := cli(t, append([]string{"keys", "new", "--single", "--pkcs11", "pkcs11:token=bench", keyset}, flags...)...)
+	require.Zero(t, status, stderr)
+	public, stderr, status := cli(t, append([]string{"keys", "public", keyset}, flags...)...)
+	require.Zero(t, status, stderr)
+	set, err := cryptogram.ParseKeySet([]byte(public))
+	require.NoError(t, err)
+	s := serve(t, "--insecure-http")
+	require.NoError(t, s.stop())
+	keys := newKeySource()
+	keys.tokens.module, keys.tokens.pin.files = softhsm, []string{pinFile}
+	s.startWith(func(v *serving) { v.keysets, v.keys = []string{keyset}, *keys })
+	ours := func(im *appletsim.Image) { im.ServerKeySets = []cryptogram.KeySetPEM{set} }
+	s.insert(1, ours, nil)
+	c := s.insert(2, ours, nil)
+	res, stderr, status := s.deactivate(1)
+	require.Zero(t, status, stderr)
+	assert.EqualValues(t, "done", res.State)
+
+	tokens := filepath.Join(filepath.Dir(pinFile), "tokens")
+	require.NoError(t, os.Rename(tokens, tokens+".away"))
+	require.NoError(t, os.Mkdir(tokens, 0o700))
+	out, _, err := s.ask(newDeactivateCmd(), "--eid", servertest.EID(2).String(), "--json")
+	require.NoError(t, err)
+	asked := lines[deactivateJSON](t, out)[0]
+	require.Eventually(t, func() bool {
+		return strings.Contains(s.log.String(), `level=ERROR msg="keys not usable" error="the server's own keys cannot be used: pkcs11: find token`)
+	}, 20*time.Second, 10*time.Millisecond)
+	assert.Contains(t, s.log.String(), "CKR_TOKEN_NOT_PRESENT")
+	require.NoError(t, os.Remove(tokens))
+	require.NoError(t, os.Rename(tokens+".away", tokens))
+	require.Eventually(t, func() bool {
+		out, _, err := s.ask(newRequestsCmd(), "--state", "done", "--json")
+		require.NoError(t, err)
+		return strings.Contains(out, asked.RequestID)
+	}, 30*time.Second, 50*time.Millisecond)
+	assert.Equal(t, appletsim.Disabled, c.Image().Profiles[0].State)
+	assert.NotContains(t, s.log.String(), userPIN)
 }

@@ -6,6 +6,7 @@
 package metrics
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"runtime/debug"
@@ -36,7 +37,7 @@ type Metrics struct {
 	arrivals                     *prometheus.CounterVec
 	attempts, readerErrors       *prometheus.CounterVec
 	attemptSeconds               *prometheus.HistogramVec
-	claimsLost                   prometheus.Counter
+	claimsLost, keyErrors        prometheus.Counter
 	deliveries                   *prometheus.CounterVec
 	deliverySeconds              prometheus.Histogram
 	commits                      *prometheus.CounterVec
@@ -82,6 +83,7 @@ func New(began time.Time) *Metrics {
 		[]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60}, "outcome")
 	m.readerErrors = counter("reader_errors_total", "What stood in the way of attempts, by reader.", "reader", "kind")
 	m.claimsLost = counter("claims_lost_total", "Claims on cards that passed, or could not be renewed, while work went on under them.").WithLabelValues()
+	m.keyErrors = counter("key_errors_total", "Attempts in whose way the server's own keys stood, such as those of an HSM that is away.").WithLabelValues()
 	m.deliveries = counter("webhook_deliveries_total", "Sendings of webhooks' messages.", "result")
 	m.deliverySeconds = one(histogram("webhook_delivery_seconds", "How long one sending of a webhook's message took.", []float64{.01, .05, .1, .25, .5, 1, 2.5, 5, 15}))
 	m.commits = counter("record_commits_total", "Transactions that wrote the record.", "result")
@@ -198,6 +200,9 @@ func (m *Metrics) Attempted(at inventory.Place, outcome string, err error, took 
 			m.readerErrors.WithLabelValues(reader, kind).Inc()
 		}
 	})
+	if errors.Is(err, card.ErrKeys) && !errors.Is(err, context.Canceled) {
+		m.keyErrors.Inc()
+	}
 	var auth *card.AuthError
 	if errors.As(err, &auth) {
 		m.apiFailures.WithLabelValues("card").Inc()
@@ -223,7 +228,8 @@ func kindOf(err error) string {
 	var auth *card.AuthError
 	var refused *apdu.Error
 	switch {
-	case err == nil, errors.Is(err, store.ErrRefused), errors.Is(err, store.ErrHeld), errors.Is(err, store.ErrFenced), errors.Is(err, store.ErrState):
+	case err == nil, errors.Is(err, store.ErrRefused), errors.Is(err, store.ErrHeld), errors.Is(err, store.ErrFenced), errors.Is(err, store.ErrState),
+		errors.Is(err, card.ErrKeys):
 		return ""
 	case errors.As(err, &auth):
 		return "authentication"

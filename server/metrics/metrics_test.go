@@ -215,6 +215,7 @@ func TestErrorsOfReaders(t *testing.T) {
 	for _, err := range []error{
 		nil, apdu.ErrCardRemoved, apdu.ErrTimeout, &card.AuthError{}, &apdu.Error{SW: 0x6A82}, errors.New("x"),
 		fmt.Errorf("%w: y", store.ErrHeld), apdu.ErrTransport, context.DeadlineExceeded,
+		fmt.Errorf("%w: the HSM is away", card.ErrKeys), fmt.Errorf("%w: %w", card.ErrKeys, context.Canceled),
 	} {
 		m.Attempted(inventory.Place{Name: "r"}, server.NotSent, err, time.Second)
 	}
@@ -227,7 +228,10 @@ cardbridge_reader_errors_total{kind="other",reader="r"} 2
 cardbridge_reader_errors_total{kind="refused",reader="r"} 1
 cardbridge_reader_errors_total{kind="timeout",reader="r"} 1
 cardbridge_reader_errors_total{kind="transport",reader="r"} 1
-`), "cardbridge_reader_errors_total"))
+# HELP cardbridge_key_errors_total Attempts in whose way the server's own keys stood, such as those of an HSM that is away.
+# TYPE cardbridge_key_errors_total counter
+cardbridge_key_errors_total 1
+`), "cardbridge_reader_errors_total", "cardbridge_key_errors_total"))
 }
 
 // Readers come and go by the thousand; their series do not grow with them, and
