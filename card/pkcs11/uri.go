@@ -118,7 +118,12 @@ func (u *URI) set(name, v string) error {
 			return errors.New("programs are not run; name a file")
 		}
 		if path, ok := strings.CutPrefix(v, "file:"); ok {
-			v = strings.TrimPrefix(path, "//")
+			if host, ok := strings.CutPrefix(path, "//"); ok { // RFC 8089
+				if path = strings.TrimPrefix(host, "localhost"); !strings.HasPrefix(path, "/") {
+					return errors.New("a file on another machine; file:/path is one on this")
+				}
+			}
+			v = path
 		}
 		return text(&u.PINSource, maxPath)
 	case "id":

@@ -18,6 +18,7 @@ func TestParseURI(t *testing.T) {
 		"pkcs11:serial=1;model=m;manufacturer=a%2Fb":                           {Serial: "1", Model: "m", Manufacturer: "a/b"},
 		"pkcs11:object=k?module-path=/usr/lib/x.so&pin-source=file:/run/pin":   {Object: "k", Module: "/usr/lib/x.so", PINSource: "/run/pin"},
 		"pkcs11:object=k?pin-source=file:///run/pin":                           {Object: "k", PINSource: "/run/pin"},
+		"pkcs11:object=k?pin-source=file://localhost/run/pin":                  {Object: "k", PINSource: "/run/pin"},
 		"pkcs11:object=k?pin-source=/run/pin":                                  {Object: "k", PINSource: "/run/pin"},
 		"pkcs11:token=The%20Software%20PKCS%2311%20Softtoken;object=my-key(1)": {Token: "The Software PKCS#11 Softtoken", Object: "my-key(1)"},
 	} {
@@ -49,6 +50,7 @@ func TestParseURIRefuses(t *testing.T) {
 		"pkcs11:pin-value=1234;object=k":               "pin-source",
 		"pkcs11:object=k?module-name=softhsm":          "not known",
 		"pkcs11:object=k?pin-source=|cat%20pin":        "not run",
+		"pkcs11:object=k?pin-source=file://run/pin":    "another machine",
 		"pkcs11:object=a b":                            "percent-encoded",
 		"pkcs11:object=a%zz":                           "none",
 		"pkcs11:object=%00":                            "NUL",

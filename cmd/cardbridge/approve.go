@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -44,6 +46,10 @@ func stepCmd(name, short, long string, take func(*client.Client, context.Context
 			return err
 		}
 		d, err := take(c.Insist(clientTries), ctx, request.String())
+		var lost *client.LostError
+		if errors.As(err, &lost) {
+			return fmt.Errorf("the server may have done it, for a reply of its was lost; cardbridge requests has the state of now: %w", err)
+		}
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/cardbridge/cardbridge/server/api/client"
 	"github.com/cardbridge/cardbridge/server/servertest"
 )
 
@@ -214,6 +215,11 @@ func TestUserRemove(t *testing.T) {
 	out, _, err = s.askAs("token", newRequestsCmd(), "--json", "--state", "cancelled")
 	require.NoError(t, err)
 	assert.Contains(t, out, asked.RequestID)
+	assert.Contains(t, out, "the user who asked was removed")
+	step := client.Step{Step: "cancelled", Detail: map[string]any{"by": "administrator", "text": "why"}}
+	assert.Contains(t, describe(step), "why")
+	step.Detail = map[string]any{"user": "lee"}
+	assert.Contains(t, describe(step), "by user lee")
 	out, _, err = s.administer(newOperatorCmd(), "user", "remove", "--operator", "One", "--cancel-requests", "kim")
 	require.NoError(t, err)
 	assert.Contains(t, out, "cancelled: 0")

@@ -233,7 +233,9 @@ func describe(s client.Step) string {
 			text += ", the same command again"
 		}
 	case "approved", "cancelled":
-		text = "by user " + printable(get("user"))
+		if user := get("user"); user != "" {
+			text = "by user " + printable(user)
+		}
 	}
 	return fmt.Sprintf("%s  %-14s %s", at, s.Step, text)
 }

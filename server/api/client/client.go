@@ -159,6 +159,9 @@ func ask[T any](ctx context.Context, c *Client, r request) (*T, error) {
 			return out, nil
 		}
 		if settled(err) {
+			if lost { // it may tell of what was done the first time
+				err = &LostError{err}
+			}
 			return nil, err
 		}
 		var op *net.OpError

@@ -109,6 +109,29 @@ func TestLost(t *testing.T) {
 	assert.False(t, errors.As(err, &lost))
 }
 
+// A no after a reply that was lost may be of what was done the first time.
+func TestLostAndRefused(t *testing.T) {
+	var came atomic.Int32
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if came.Add(1) == 1 {
+			panic(http.ErrAbortHandler)
+		}
+		w.WriteHeader(http.StatusConflict)
+		_, _ = io.WriteString(w, `{"status": 409, "detail": "the request is accepted and waits for no approval"}`)
+	}))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	defer srv.Close()
+	_, err := newClient(t, srv.URL).ApproveDeactivation(t.Context(), request)
+	var lost *client.LostError
+	var report *client.Problem
+	assert.ErrorAs(t, err, &lost)
+	assert.ErrorAs(t, err, &report)
+	assert.EqualValues(t, 2, came.Load())
+	_, err = newClient(t, srv.URL).ApproveDeactivation(t.Context(), request)
+	assert.ErrorAs(t, err, &report)
+	assert.False(t, errors.As(err, &lost), "nothing was lost this time")
+}
+
 // What another kind of server answers is not believed, and not read without end.
 func TestHostileReplies(t *testing.T) {
 	for name, c := range map[string]struct {
