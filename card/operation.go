@@ -101,7 +101,7 @@ func (t *Terminal) fill(ctx context.Context, ch *apdu.Channel, target Target, op
 	if err != nil {
 		return rep, err
 	}
-	op.step("event counter %d, %d profiles", status.EventCounter, len(status.Profiles))
+	op.step("event counter %d, profiles: %d", status.EventCounter, len(status.Profiles))
 	if cmd.Counter = status.EventCounter; op.Counter != nil {
 		cmd.Counter = *op.Counter
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/cardbridge/cardbridge/applet-sim/vpcd"
 	"github.com/cardbridge/cardbridge/card/cryptogram"
 	"github.com/cardbridge/cardbridge/card/rsafast"
+	"github.com/cardbridge/cardbridge/cmd/internal/help"
 	"github.com/cardbridge/cardbridge/cmd/internal/man"
 )
 
@@ -35,16 +36,19 @@ func main() {
 // run is the program; it gives the exit status. The end of ctx is a good end.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	cmd := newCommand()
+	began := help.Attach(cmd)
 	cmd.SetArgs(args)
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
-	err := cmd.ExecuteContext(ctx)
+	called, err := cmd.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
 	fmt.Fprintln(stderr, "applet-sim:", err)
-	if hint := hint(err); hint != "" {
-		fmt.Fprintln(stderr, hint)
+	if !began() {
+		fmt.Fprintf(stderr, "`%s --help` tells how it is called.\n", called.CommandPath())
+	} else {
+		fmt.Fprintln(stderr, hint(err))
 	}
 	return 1
 }

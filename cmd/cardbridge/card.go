@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -18,6 +19,7 @@ import (
 	"github.com/cardbridge/cardbridge/card/es10"
 	"github.com/cardbridge/cardbridge/card/id"
 	"github.com/cardbridge/cardbridge/pcsc"
+	"github.com/cardbridge/cardbridge/server/store"
 )
 
 func newCardCmd() *cobra.Command {
@@ -241,6 +243,10 @@ func hintFor(err error) string {
 		return "a proactive session goes on in the card: end other programs that use it, and try again"
 	case errors.Is(err, apdu.SWFileNotFound):
 		return "the card has no management applet; with --es10 a plain eUICC needs none"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "no server listens there: is it running, and is --server the URL of its line \"ready at\"?"
+	case errors.Is(err, store.ErrNotFound):
+		return "cardbridge operator list shows operators and users, operator user token list what one proves itself by"
 	case errors.Is(err, card.ErrOutcomeUnknown):
 		return "the card may have carried it out; the same command again recovers the outcome:"
 	}
@@ -283,9 +289,9 @@ func newCardInfoCmd() *cobra.Command {
 				fs = append(fs, failures(f))
 				rows = append(rows, []string{fmt.Sprint(f.KID), fmt.Sprint(f.Count)})
 			}
-			suites := []int{}
+			suites, suiteNames := []int{}, []string{}
 			for _, s := range applet.Suites {
-				suites = append(suites, int(s))
+				suites, suiteNames = append(suites, int(s)), append(suiteNames, cryptogram.Suite(s).String())
 			}
 			if p.json {
 				return p.object(map[string]any{
@@ -293,10 +299,14 @@ func newCardInfoCmd() *cobra.Command {
 					"max_command_data": applet.MaxCommandData, "event_counter": info.EventCounter, "key_sets": fs,
 				})
 			}
+			lengths := "by command chaining"
+			if ch.Extended() {
+				lengths = "extended length"
+			}
 			p.field("EID", eid.String())
 			p.field("ATR", fmt.Sprintf("%X", conn.ATR()))
-			p.field("suites", fmt.Sprint(suites))
-			p.field("command data", fmt.Sprintf("%d bytes at most, extended length %t", applet.MaxCommandData, ch.Extended()))
+			p.field("suites", strings.Join(suiteNames, ", "))
+			p.field("command data", fmt.Sprintf("%d bytes at most, %s", applet.MaxCommandData, lengths))
 			p.field("event counter", fmt.Sprint(info.EventCounter))
 			if len(rows) > 0 {
 				p.table("KEY SET|FAILED AUTHENTICATIONS", rows)

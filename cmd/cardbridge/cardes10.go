@@ -137,7 +137,7 @@ func (e *plain) change(cmd *cobra.Command, b *bench, op es10.Op, iccid string, a
 			return errors.New("say by --iccid which profile it was; without it another one may be changed")
 		}
 		change.BeforeSend = func(_ context.Context, r es10.Report) error {
-			p.step("EID %s, ISD-R %s, %d profiles: sending %s for %s", r.EID, r.ISDR, len(r.Before), op, r.ICCID)
+			p.step("EID %s, ISD-R %s, profiles: %d; sending %s for %s", r.EID, r.ISDR, len(r.Before), op, r.ICCID)
 			return nil
 		}
 		rep, err = es10.Run(cmd.Context(), change, es10.Recovery{Open: b.open, Wait: b.wait, Attempts: attempts, Step: p.step})

@@ -51,6 +51,9 @@ func TestPlainEUICC(t *testing.T) {
 		assert.Contains(t, stdout, "how              ES10c, without mutual authentication and without a receipt\n")
 		assert.Regexp(t, first+` +enabled +operational +Lab +Everyday`, stdout)
 		assert.Contains(t, stdout, "PPR1 PPR2")
+		_, stderr, status := cli(t, "card", "info", "--reader", c.reader)
+		assert.Equal(t, exitError, status)
+		assert.Contains(t, stderr, "with --es10", "what to do next")
 	})
 	t.Run("deactivate, again, activate", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "trace")
@@ -124,7 +127,7 @@ func apdus(session *trace.Trace) string {
 // printed then recovers it.
 func TestPlainEUICCPulled(t *testing.T) {
 	pcscd := rig.Start(t, rig.Options{Slots: 1})
-	c := newCard(t, newKeySet(t), pcscd.Slots()[0], "--plain", "--profile", "mccmnc=46011,state=enabled", "--profile", "mccmnc=46011")
+	c := newCard(t, "", pcscd.Slots()[0], "--plain", "--profile", "mccmnc=46011,state=enabled", "--profile", "mccmnc=46011")
 	iccid := c.card.Image().Profiles[0].ICCID.String()
 	c.card.Inject(appletsim.Fault{Write: 1, Kind: appletsim.CutAfter, Away: time.Second})
 	out, status := c.es10(t, "deactivate")

@@ -23,7 +23,7 @@ func newCardNewCmd() *cobra.Command {
 	var single, triple, plain bool
 	source := newKeySource()
 	cmd := &cobra.Command{
-		Use:   "new --keyset FILE --image FILE --record FILE",
+		Use:   "new {--keyset FILE | --plain} --image FILE --record FILE",
 		Short: "Make a card image with new keys, and the record that registers the card",
 		Long: `Makes what personalises an emulated card (applet-sim --card) and the card's
 record (card register, card status --card …). Neither file may exist yet.
@@ -38,15 +38,18 @@ enabled operational profile of 00101.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			p := newPrinter(cmd)
-			if len(keysets) == 0 || image == "" || record == "" {
-				return errors.New("say whose key set the card holds by --keyset, and where to write by --image and --record")
+			switch {
+			case image == "" || record == "":
+				return errors.New("say where to write by --image and --record")
+			case len(keysets) == 0 && !plain:
+				return errors.New("say whose key set the card holds by --keyset; cardbridge keys new makes one")
 			}
 			for _, f := range []string{image, record} {
 				if _, err := os.Lstat(f); err == nil {
 					return fmt.Errorf("%s exists: cards are not overwritten", f)
 				}
 			}
-			im := appletsim.Image{Suites: []int{1, 3}, EID: newEID(), Policy: appletsim.Policy{RequireTriple: triple}}
+			im := appletsim.Image{Suites: []int{1, 3}, EID: newEID(), ServerKeySets: []cryptogram.KeySetPEM{}, Policy: appletsim.Policy{RequireTriple: triple}}
 			auth := 3
 			if single {
 				im.Suites, auth = []int{1}, 1

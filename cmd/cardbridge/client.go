@@ -33,13 +33,15 @@ func (r *remote) addFlags(cmd *cobra.Command) {
 	_ = cmd.MarkFlagRequired("server")
 	f.StringVar(&r.cert, "client-cert", "", "`FILE` with a client certificate, and those between it and its CA, in PEM, in place of a token")
 	f.StringVar(&r.key, "client-key", "", "`FILE` with the client certificate's private key, in PEM")
-	cmd.MarkFlagsOneRequired("token-file", "client-cert")
 	cmd.MarkFlagsRequiredTogether("client-cert", "client-key")
 	configuredByEnvironment(cmd, "server", "token-file", "pin", "client-cert", "client-key")
 	addJSONFlag(cmd)
 }
 
 func (r *remote) client() (*client.Client, error) {
+	if r.tokenFile == "" && r.cert == "" {
+		return nil, fmt.Errorf("who asks? --token-file (or $%s) names the file with a user's token, --client-cert and --client-key a certificate", variable("token-file"))
+	}
 	var config *tls.Config
 	if r.pin != "" {
 		var err error

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cardbridge/cardbridge/card"
 	"github.com/cardbridge/cardbridge/card/pkcs11"
+	"github.com/cardbridge/cardbridge/cmd/internal/help"
 	"github.com/cardbridge/cardbridge/cmd/internal/man"
 )
 
@@ -47,6 +48,7 @@ func main() {
 // command has not told in an object of its own is one too.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRootCmd()
+	began := help.Attach(root)
 	root.SetArgs(args)
 	root.SetErr(stderr)
 	out := &watched{Writer: stdout}
@@ -64,6 +66,12 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return int(status)
 	}
 	fmt.Fprintf(stderr, "cardbridge: %v\n", err)
+	if hint := hintFor(err); hint != "" {
+		fmt.Fprintf(stderr, "            %s\n", hint)
+	}
+	if !began() {
+		fmt.Fprintf(stderr, "            %s --help says how it is called\n", cmd.CommandPath())
+	}
 	if wantsJSON(args) && !out.written {
 		_ = (&printer{out: stdout}).object(failureOf(cmd, err)) // standard error has it too
 	}
@@ -122,10 +130,6 @@ func newRootCmd() *cobra.Command {
 checks its management rules, server and card prove themselves to each other,
 and only then does the card disable its profile and sign what it did.
 
-The bench's side needs no server:  cardbridge reader list, card …, apdu, trace …, keys
-The server:                        cardbridge serve, operator add, guard reset, migrate, rules, audit
-The operator's side:               cardbridge deactivate, requests, approve, guard show, card register, card policy
-
 Exit status: 0 done, 2 refused by a management rule or a second user, 3 refused
 by the card (signed), 4 outcome unknown, 5 waits for a second user's approval,
 6 a token (PKCS#11) refused the PIN, 1 anything else.`,
@@ -133,7 +137,16 @@ by the card (signed), 4 outcome unknown, 5 waits for a second user's approval,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newReaderCmd(), newCardCmd(), newAPDUCmd(), newTraceCmd(), newKeysCmd(), newServeCmd(), newOperatorCmd(), newAuditCmd(), newRulesCmd(), newDeactivateCmd(), newWebhookCmd())
-	root.AddCommand(newRequestsCmd(), newApproveCmd(), newRejectCmd(), newCancelCmd(), newGuardCmd(), newMigrateCmd(), newBackupCmd(), newRestoreCmd(), man.Command())
+	add := func(id, title string, commands ...*cobra.Command) {
+		root.AddGroup(&cobra.Group{ID: id, Title: title})
+		for _, cmd := range commands {
+			cmd.GroupID = id
+		}
+		root.AddCommand(commands...)
+	}
+	add("bench", "On a bench, without a server:", newReaderCmd(), newCardCmd(), newAPDUCmd(), newTraceCmd(), newKeysCmd())
+	add("operator", "Of an operator's users, to a server:", newDeactivateCmd(), newRequestsCmd(), newApproveCmd(), newRejectCmd(), newCancelCmd(), newGuardCmd(), newWebhookCmd())
+	add("server", "Of a server's administrator:", newServeCmd(), newOperatorCmd(), newRulesCmd(), newAuditCmd(), newBackupCmd(), newRestoreCmd(), newMigrateCmd())
+	root.AddCommand(man.Command())
 	return root
 }

@@ -83,13 +83,17 @@ func newKeySet(t testing.TB) string {
 	return file
 }
 
-// newCard makes a card by the program's own command and puts it into slot.
+// newCard makes a card by the program's own command and puts it into slot; a
+// plain eUICC needs no key set.
 func newCard(t testing.TB, keyset string, slot rig.Slot, args ...string) *testCard {
 	t.Helper()
 	dir := t.TempDir()
 	c := &testCard{keyset: keyset, record: filepath.Join(dir, "record.json"), reader: slot.Reader}
 	image := filepath.Join(dir, "card.json")
-	made, status := object(t, append([]string{"card", "new", "--keyset", keyset, "--image", image, "--record", c.record}, args...)...)
+	if keyset != "" {
+		args = append(args, "--keyset", keyset)
+	}
+	made, status := object(t, append([]string{"card", "new", "--image", image, "--record", c.record}, args...)...)
 	require.Zero(t, status)
 	c.eid = made["eid"].(string)
 	var err error

@@ -117,6 +117,9 @@ users, the one who asks and the one who approves:
 			}
 			return a.run(cmd, a.open, func(records *store.Store, roles store.Roles, expires server.GrantOption) (op store.Operator, _ store.Credential, token string, err error) {
 				op, token, err = server.AddUser(cmd.Context(), records, operator, args[0], roles, expires)
+				if errors.Is(err, store.ErrExists) {
+					err = fmt.Errorf("%w; a name is given once, also that of a user who was removed: choose another", err)
+				}
 				return
 			})
 		},

@@ -55,7 +55,7 @@ func (r *recordFlags) open(ctx context.Context, opts ...store.Option) (*store.St
 	}
 	if !store.IsPostgres(where) {
 		if _, err := os.Stat(where); err != nil {
-			return nil, err // and no new record
+			return nil, fmt.Errorf("no record: %w; is --data the server's data directory? serve and operator add make a new one", err)
 		}
 	}
 	return store.Open(ctx, where, opts...)
