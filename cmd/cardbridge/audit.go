@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,8 +36,9 @@ func newAuditCmd() *cobra.Command {
 		Short: "Print a server's audit trail",
 		Long: `Prints the audit trail of a server's record, oldest first: everything that
 happened to operators, cards and requests, with what operators are not told.
-With --json each event is one JSON object on one line. The server may run
-meanwhile. What is printed proves nothing: audit verify does (docs/audit.md).`,
+Long texts (keys, receipts, APDUs) end in "…"; --json has them whole, each event
+as one JSON object on one line. The server may run meanwhile. What is printed
+proves nothing: audit verify does (docs/audit.md).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			var eid *id.EID
@@ -106,12 +108,40 @@ func (p *printer) event(e store.Event) error {
 		line += "  request " + e.RequestID.String()
 	}
 	if len(e.Detail) > 0 {
-		detail, err := json.Marshal(e.Detail)
-		if err != nil {
+		var detail strings.Builder
+		enc := json.NewEncoder(&detail)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(cut(e.Detail)); err != nil {
 			return err
 		}
-		line += "  " + string(detail)
+		line += "  " + strings.TrimSpace(detail.String())
 	}
 	_, err := fmt.Fprintln(p.out, line)
 	return err
+}
+
+// longest text of a detail that is printed whole: a SHA-256 is, a key is not.
+const longest = 80
+
+// cut is a detail with its long texts cut: keys, receipts, APDUs.
+func cut(v any) any {
+	switch v := v.(type) {
+	case string:
+		if len(v) > longest {
+			return strings.ToValidUTF8(v[:longest-16], "") + "…"
+		}
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = cut(v[i])
+		}
+		return out
+	case map[string]any:
+		out := make(map[string]any, len(v))
+		for k := range v {
+			out[k] = cut(v[k])
+		}
+		return out
+	}
+	return v
 }

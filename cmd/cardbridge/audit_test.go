@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -68,6 +69,15 @@ func TestAuditVerify(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, report.Whole)
 	assert.Equal(t, int64(1), report.Receipts)
+
+	printed, _, err := s.execute(newAuditCmd(), data...)
+	require.NoError(t, err)
+	whole, _, err := s.execute(newAuditCmd(), append([]string{"--json"}, data...)...)
+	require.NoError(t, err)
+	receipt := regexp.MustCompile(`"receipt":"([0-9a-f]+)"`).FindStringSubmatch(whole)
+	require.Len(t, receipt, 2)
+	assert.NotContains(t, printed, receipt[1], "it is longer than a line")
+	assert.Contains(t, printed, receipt[1][:64]+"…")
 
 	changed := s.write("changed.jsonl", bytes.Replace(text, []byte(`"kind":"accepted"`), []byte(`"kind":"Accepted"`), 1))
 	report, said, err = s.verify("--file", changed, "--key", strings.TrimSpace(line))
