@@ -197,7 +197,7 @@ func newReaderInfoCmd() *cobra.Command {
 				if err != nil {
 					info.PCSCProblem = err.Error()
 				}
-				info.PCSC = &told
+				info.PCSC = &pcscJSON{told, fmt.Sprintf("%X", told.ATR)}
 			}
 			if s.device != nil {
 				info.USB = &usbJSON{Info: *s.device, Slot: s.slot}
@@ -237,10 +237,15 @@ func clockOf(s *slotView) int {
 
 type infoJSON struct {
 	Reader      readerJSON `json:"reader"`
-	PCSC        *pcsc.Info `json:"pcsc,omitempty"`
+	PCSC        *pcscJSON  `json:"pcsc,omitempty"`
 	PCSCProblem string     `json:"pcsc_problem,omitempty"`
 	USB         *usbJSON   `json:"usb,omitempty"`
 	ATR         []string   `json:"atr,omitempty"` // in words
+}
+
+type pcscJSON struct {
+	pcsc.Info
+	ATR string `json:"atr,omitempty"` // hexadecimal, as everywhere
 }
 
 type usbJSON struct {

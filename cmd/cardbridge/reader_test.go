@@ -40,6 +40,7 @@ func TestReaderCommands(t *testing.T) {
 		assert.Equal(t, "name:"+c.reader, of["id"])
 		assert.Equal(t, []any{"pcsc"}, of["worlds"])
 		assert.NotEmpty(t, out["atr"], "in words")
+		assert.Equal(t, of["atr"], out["pcsc"].(map[string]any)["atr"], "in hexadecimal")
 		stdout, _, status := cli(t, "reader", "info", "name:"+c.reader)
 		assert.Zero(t, status)
 		assert.Contains(t, stdout, "T=1")
