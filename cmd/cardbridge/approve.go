@@ -28,7 +28,7 @@ reason, and cannot reject it, but cancel it. The role approve is needed.
 		func(c *client.Client, ctx context.Context, id string) (*client.Deactivation, error) {
 			return c.RejectDeactivation(ctx, id, in)
 		})
-	cmd.Flags().StringVar(&in.Reason, "reason", "", "why, up to 200 characters")
+	cmd.Flags().StringVar(&in.Reason, "reason", "", "`TEXT`: why, up to 200 characters")
 	_ = cmd.MarkFlagRequired("reason")
 	return cmd
 }

@@ -86,8 +86,8 @@ proves nothing: audit verify does (docs/audit.md).`,
 	cmd.AddCommand(newAuditExportCmd(), newAuditVerifyCmd(), newAuditKeyCmd())
 	where.addFlags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&eidText, "eid", "", "only what concerns this card")
-	f.StringVar(&requestText, "request", "", "only what concerns this request, by its id")
+	f.StringVar(&eidText, "eid", "", "only what concerns the card with this `EID`")
+	f.StringVar(&requestText, "request", "", "only what concerns the request with this `ID`")
 	addJSONFlag(cmd)
 	return cmd
 }

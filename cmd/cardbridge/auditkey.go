@@ -74,7 +74,7 @@ audit.key in its data directory, made when it is first started.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&data, "data", "", "the server's data directory")
+	cmd.Flags().StringVar(&data, "data", "", "`DIR` with the server's data")
 	_ = cmd.MarkFlagRequired("data")
 	addJSONFlag(cmd)
 	return cmd

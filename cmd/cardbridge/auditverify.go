@@ -58,7 +58,7 @@ or a server's log, of which it takes the last one.
 	}
 	v.addFlags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&v.file, "file", "", "verify this export; - is standard input")
+	f.StringVar(&v.file, "file", "", "verify this `FILE`, an export; - is standard input")
 	f.StringArrayVar(&v.keys, "key", nil, "verifier `LINE` of a server's key, or a file of them; may be given again")
 	f.StringArrayVar(&v.kept, "checkpoint", nil, "`FILE` with a checkpoint that was kept, such as a server's log; may be given again")
 	addJSONFlag(cmd)

@@ -36,7 +36,7 @@ type bench struct {
 
 func (b *bench) addFlags(f *pflag.FlagSet) {
 	b.addReaderFlags(f)
-	f.StringVar(&b.trace, "trace", "", "write the APDUs to this file as a text trace (docs/trace.md)")
+	f.StringVar(&b.trace, "trace", "", "write the APDUs to this `FILE` as a text trace (docs/trace.md)")
 	b.addUnredactedFlag(f)
 }
 
@@ -48,9 +48,9 @@ func (b *bench) addUnredactedFlag(f *pflag.FlagSet) {
 
 // addReaderFlags is addFlags for commands that make traces otherwise, or none.
 func (b *bench) addReaderFlags(f *pflag.FlagSet) {
-	f.StringVar(&b.reader, "reader", "", "reader by name, by a part of it that only one reader has, or by identity (see cardbridge reader list)")
+	f.StringVar(&b.reader, "reader", "", "`READER` by name, by a part of it that only one reader has, or by identity (see cardbridge reader list)")
 	addDriverFlag(f, &b.driver)
-	f.StringVar(&b.protocol, "protocol", "any", "transmission protocol: T=0, T=1 or any")
+	f.StringVar(&b.protocol, "protocol", "any", "transmission `PROTOCOL`: T=0, T=1 or any")
 	f.BoolVar(&b.exclusive, "exclusive", false, "keep other programs off the card meanwhile")
 	f.DurationVar(&b.wait, "wait", 10*time.Second, "how long to wait for the card to be there or to come back")
 }

@@ -24,18 +24,15 @@ import (
 
 func newCardCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "card", Short: "One card: in a reader, or in a server's record"}
-	cmd.AddCommand(
+	addGroup(cmd, "A card in a reader, and its files:",
 		newCardInfoCmd(),
 		newCardStatusCmd(),
 		newCardAuthenticateCmd(),
 		newCardOperationCmd("deactivate", "Disable a profile (DEACTIVATE), recovering an unknown outcome", card.INSDeactivate),
 		newCardOperationCmd("activate", "Enable a profile (ACTIVATE): the lab's way back", card.INSActivate),
 		newCardNewCmd(),
-		newCardRegisterCmd(),
-		newCardShowCmd(),
-		newCardRefreshCmd(),
-		newCardPolicyCmd(), newCardGroupsCmd(),
 	)
+	addGroup(cmd, "A card in a server's record:", newCardRegisterCmd(), newCardShowCmd(), newCardRefreshCmd(), newCardPolicyCmd(), newCardGroupsCmd())
 	return cmd
 }
 
@@ -79,11 +76,11 @@ type secured struct {
 func (s *secured) addFlags(cmd *cobra.Command) {
 	s.bench.addFlags(cmd.Flags())
 	s.onClose = pcsc.ResetCard // a session does not outlive its command, nor the protocol that it chose
-	cmd.Flags().StringVar(&s.keyset, "keyset", "", "the server's key set file, with private keys")
+	cmd.Flags().StringVar(&s.keyset, "keyset", "", "`FILE` with the server's key set, private keys too")
 	s.keys = newKeySource()
 	s.keys.addFlags(cmd.Flags())
-	cmd.Flags().StringVar(&s.card, "card", "", "the card record file")
-	cmd.Flags().Uint8Var(&s.suite, "suite", 0, "suite: 1 or 3 (default: 3 if the record requires it, else 1)")
+	cmd.Flags().StringVar(&s.card, "card", "", "`FILE` with the card's record")
+	cmd.Flags().Uint8Var(&s.suite, "suite", 0, "`SUITE`, 1 or 3 (default: 3 if the record requires it, else 1)")
 	addJSONFlag(cmd)
 }
 
@@ -520,12 +517,12 @@ changed by SGP.22 ES10c: nobody is authenticated and nothing is signed, a refusa
 	e.addFlags(cmd.Flags())
 	e.addChangeFlags(cmd.Flags())
 	f := cmd.Flags()
-	f.StringVar(&operator, "operator", "", "MCCMNC of the operator that asks (default: the profile's owner)")
-	f.StringVar(&iccid, "iccid", "", "ICCID of the profile (default: the enabled one)")
-	f.StringVar(&requestID, "request-id", "", "request id, 32 hexadecimal digits (default: a new one)")
-	f.Uint32Var(&counter, "counter", 0, "event counter that the card is expected to have (default: read from the card)")
-	f.Uint8Var(&reason, "reason", 0, "reason code, 0 to 255; the card does not interpret it")
-	f.IntVar(&attempts, "attempts", 4, "how often to send the command at most")
+	f.StringVar(&operator, "operator", "", "`MCCMNC` of the operator that asks (default: the profile's owner)")
+	f.StringVar(&iccid, "iccid", "", "`ICCID` of the profile (default: the enabled one)")
+	f.StringVar(&requestID, "request-id", "", "request `ID`, 32 hexadecimal digits (default: a new one)")
+	f.Uint32Var(&counter, "counter", 0, "event counter, `N`, that the card is expected to have (default: read from the card)")
+	f.Uint8Var(&reason, "reason", 0, "reason code, `N`, 0 to 255; the card does not interpret it")
+	f.IntVar(&attempts, "attempts", 4, "send the command `N` times at most")
 	return cmd
 }
 

@@ -28,9 +28,9 @@ type plain struct {
 
 func (e *plain) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&e.on, "es10", false, "by SGP.22 ES10c, for an eUICC without the management applet: nothing is authenticated, nothing is signed")
-	f.StringSliceVar(&e.aids, "isdr", nil, "with --es10: AID of the ISD-R, in hexadecimal; several are tried in turn (default: the standard's and some makers')")
-	f.IntVar(&e.segment, "segment", apdu.MaxShortData, "with --es10: bytes of one STORE DATA at most, 1 to 255")
-	f.StringVar(&e.eid, "eid", "", "with --es10: the card that it must be")
+	f.StringSliceVar(&e.aids, "isdr", nil, "with --es10: `AID` of the ISD-R, in hexadecimal; several are tried in turn (default: the standard's and some makers')")
+	f.IntVar(&e.segment, "segment", apdu.MaxShortData, "with --es10: at most `N` bytes in one STORE DATA, 1 to 255")
+	f.StringVar(&e.eid, "eid", "", "with --es10: `EID` of the card that it must be")
 }
 
 func (e *plain) addChangeFlags(f *pflag.FlagSet) {

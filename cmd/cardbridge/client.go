@@ -27,9 +27,9 @@ type remote struct {
 
 func (r *remote) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&r.server, "server", "", "URL of the server (or: $"+variable("server")+")")
-	f.StringVar(&r.tokenFile, "token-file", "", "file with the operator's token (or: $"+variable("token-file")+")")
-	f.StringVar(&r.pin, "pin", "", "trust the server with this key alone: SHA-256 of its public key (SPKI), 64 hexadecimal digits, as serve prints it (or: $"+variable("pin")+")")
+	f.StringVar(&r.server, "server", "", "`URL` of the server (or: $"+variable("server")+")")
+	f.StringVar(&r.tokenFile, "token-file", "", "`FILE` with the user's token (or: $"+variable("token-file")+")")
+	f.StringVar(&r.pin, "pin", "", "trust the server with this key alone: `SHA256` of its public key (SPKI), 64 hexadecimal digits, as serve prints it (or: $"+variable("pin")+")")
 	_ = cmd.MarkFlagRequired("server")
 	f.StringVar(&r.cert, "client-cert", "", "`FILE` with a client certificate, and those between it and its CA, in PEM, in place of a token")
 	f.StringVar(&r.key, "client-key", "", "`FILE` with the client certificate's private key, in PEM")

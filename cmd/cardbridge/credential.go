@@ -125,8 +125,8 @@ func newTokenMakingCmd(name string, make func(ctx context.Context, s *store.Stor
 		},
 	}
 	a.addFlags(cmd)
-	cmd.Flags().StringVar(&a.roles, "roles", "", "those of the user's roles that the token is good for (default: all)")
-	cmd.Flags().StringVar(&label, "label", "", "what the token is called in lists")
+	cmd.Flags().StringVar(&a.roles, "roles", "", "`LIST` of those of the user's roles that the token is good for (default: all)")
+	cmd.Flags().StringVar(&label, "label", "", "`NAME` of the token in lists")
 	addOperatorFlag(cmd, &operator)
 	return cmd
 }
@@ -303,8 +303,8 @@ unless --expires says otherwise.
 	}
 	where.addFlags(cmd)
 	addOperatorFlag(cmd, &operator)
-	cmd.Flags().StringVar(&label, "label", "", "what the certificate is called in lists (default: its common name)")
-	cmd.Flags().StringVar(&roles, "roles", "", "those of the user's roles that the certificate is good for (default: all)")
+	cmd.Flags().StringVar(&label, "label", "", "`NAME` of the certificate in lists (default: its common name)")
+	cmd.Flags().StringVar(&roles, "roles", "", "`LIST` of those of the user's roles that the certificate is good for (default: all)")
 	until.addFlag(cmd, "the key")
 	addJSONFlag(cmd)
 	return cmd

@@ -64,14 +64,14 @@ approval, nothing was sent; 1 anything else.`,
 	}
 	a.addFlags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&a.eid, "eid", "", "the card's EID")
-	f.StringVar(&a.iccid, "iccid", "", "the profile's ICCID (default: the one that is recorded as enabled)")
-	f.Uint8Var(&a.reason, "reason", 0, "reason, 0 to 255, as it goes to the card")
+	f.StringVar(&a.eid, "eid", "", "the card's `EID`")
+	f.StringVar(&a.iccid, "iccid", "", "the profile's `ICCID` (default: the one that is recorded as enabled)")
+	f.Uint8Var(&a.reason, "reason", 0, "reason, `N`, 0 to 255, as it goes to the card")
 	f.DurationVar(&a.timeout, "timeout", server.DefaultTimeout, "ends the request if nothing was sent to the card by then")
 	f.BoolVar(&a.unconnect, "leave-unconnected", false, "the card may be left without a working profile")
 	f.BoolVar(&a.wait, "wait", false, "wait for the end and tell each step")
-	f.StringVar(&a.record, "card", "", "verify the receipt under the keys of this card record file")
-	f.StringVar(&a.key, "idempotency-key", "", "the same key gives the same request (default: a new one)")
+	f.StringVar(&a.record, "card", "", "verify the receipt under the keys in this `FILE`, a card record")
+	f.StringVar(&a.key, "idempotency-key", "", "the same `KEY` gives the same request (default: a new one)")
 	_ = cmd.MarkFlagRequired("eid")
 	return cmd
 }

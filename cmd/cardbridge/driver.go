@@ -21,7 +21,7 @@ const (
 )
 
 func addDriverFlag(f *pflag.FlagSet, driver *string) {
-	f.StringVar(driver, "driver", "", `how to reach readers: "pcsc", by the PC/SC service, or "usb", USB CCID readers without it (default pcsc)`)
+	f.StringVar(driver, "driver", "", "how to reach readers, `DRIVER`: pcsc, by the PC/SC service, or usb, USB CCID readers without it (default pcsc)")
 }
 
 // sourceOf gives the readers that a driver reaches.

@@ -34,7 +34,7 @@ needed.
 			}
 			return p.card(out)
 		})
-	cmd.Flags().StringVar(&eid, "eid", "", "the card's EID")
+	cmd.Flags().StringVar(&eid, "eid", "", "the card's `EID`")
 	cmd.Flags().BoolVar(&none, "none", false, "the card is in no group")
 	_ = cmd.MarkFlagRequired("eid")
 	return cmd

@@ -128,7 +128,7 @@ docs/keys.md has more of both, and how keys are rotated.`,
 		},
 	}
 	cmd.Flags().Uint8Var(&kid, "id", 1, "key set id (kid), 1 to 15, under which cards hold it")
-	cmd.Flags().IntVar(&bits, "bits", 2048, "bits of each modulus: 2048, 3072 or 4096")
+	cmd.Flags().IntVar(&bits, "bits", 2048, "`BITS` of each modulus: 2048, 3072 or 4096")
 	cmd.Flags().BoolVar(&single, "single", false, "one auth key only: suite 01")
 	cmd.Flags().BoolVar(&encrypt, "encrypt", false, "encrypt the keys under a passphrase")
 	cmd.Flags().StringVar(&token, "pkcs11", "", "make the keys in the token that this PKCS#11 `URI` names, such as pkcs11:token=bench")

@@ -137,16 +137,18 @@ by the card (signed), 4 outcome unknown, 5 waits for a second user's approval,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	add := func(id, title string, commands ...*cobra.Command) {
-		root.AddGroup(&cobra.Group{ID: id, Title: title})
-		for _, cmd := range commands {
-			cmd.GroupID = id
-		}
-		root.AddCommand(commands...)
-	}
-	add("bench", "On a bench, without a server:", newReaderCmd(), newCardCmd(), newAPDUCmd(), newTraceCmd(), newKeysCmd())
-	add("operator", "Of an operator's users, to a server:", newDeactivateCmd(), newRequestsCmd(), newApproveCmd(), newRejectCmd(), newCancelCmd(), newGuardCmd(), newWebhookCmd())
-	add("server", "Of a server's administrator:", newServeCmd(), newOperatorCmd(), newRulesCmd(), newAuditCmd(), newBackupCmd(), newRestoreCmd(), newMigrateCmd())
+	addGroup(root, "For a bench, without a server:", newReaderCmd(), newCardCmd(), newAPDUCmd(), newTraceCmd(), newKeysCmd())
+	addGroup(root, "For an operator's users, with a server:", newDeactivateCmd(), newRequestsCmd(), newApproveCmd(), newRejectCmd(), newCancelCmd(), newGuardCmd(), newWebhookCmd())
+	addGroup(root, "For a server's administrator:", newServeCmd(), newOperatorCmd(), newRulesCmd(), newAuditCmd(), newBackupCmd(), newRestoreCmd(), newMigrateCmd())
 	root.AddCommand(man.Command())
 	return root
+}
+
+// addGroup adds commands that --help shows under a title of their own.
+func addGroup(parent *cobra.Command, title string, commands ...*cobra.Command) {
+	parent.AddGroup(&cobra.Group{ID: title, Title: title})
+	for _, cmd := range commands {
+		cmd.GroupID = title
+	}
+	parent.AddCommand(commands...)
 }

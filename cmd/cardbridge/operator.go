@@ -56,14 +56,14 @@ type adding struct {
 
 func (a *adding) addFlags(cmd *cobra.Command) {
 	a.recordFlags.addFlags(cmd)
-	cmd.Flags().StringVar(&a.file, "token-file", "", "write the token to this file, which must not exist yet, and do not print it")
+	cmd.Flags().StringVar(&a.file, "token-file", "", "write the token to this `FILE`, which must not exist yet, and do not print it")
 	a.expiry = expiry(server.DefaultLifetime)
 	a.expiry.addFlag(cmd, "the token")
 	addJSONFlag(cmd)
 }
 
 func (a *adding) addRoles(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&a.roles, "roles", store.AllRoles.String(), "what the user may do")
+	cmd.Flags().StringVar(&a.roles, "roles", store.AllRoles.String(), "what the user may do: a `LIST` of roles with commas")
 }
 
 func newOperatorAddCmd() *cobra.Command {
@@ -94,8 +94,8 @@ meanwhile.
 	}
 	a.addFlags(cmd)
 	a.addRoles(cmd)
-	cmd.Flags().StringVar(&mccmnc, "mccmnc", "", "the operator's network: MCC and MNC, 5 or 6 digits")
-	cmd.Flags().StringVar(&user, "user", "default", "name of the first user")
+	cmd.Flags().StringVar(&mccmnc, "mccmnc", "", "`MCCMNC` of the operator's network, 5 or 6 digits")
+	cmd.Flags().StringVar(&user, "user", "default", "`NAME` of the first user")
 	_ = cmd.MarkFlagRequired("mccmnc")
 	return cmd
 }
@@ -132,7 +132,7 @@ users, the one who asks and the one who approves:
 }
 
 func addOperatorFlag(cmd *cobra.Command, operator *string) {
-	cmd.Flags().StringVar(operator, "operator", "", "name of the operator")
+	cmd.Flags().StringVar(operator, "operator", "", "`NAME` of the operator")
 	_ = cmd.MarkFlagRequired("operator")
 }
 

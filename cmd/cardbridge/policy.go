@@ -30,8 +30,8 @@ server's rule, not the card's (PPR1): what it forbids does not reach the card.`,
 			}
 			return p.card(out)
 		})
-	cmd.Flags().StringVar(&eid, "eid", "", "the card's EID")
-	cmd.Flags().StringVar(&iccid, "iccid", "", "the profile's ICCID")
+	cmd.Flags().StringVar(&eid, "eid", "", "the card's `EID`")
+	cmd.Flags().StringVar(&iccid, "iccid", "", "the profile's `ICCID`")
 	cmd.Flags().BoolVar(&in.DisableAllowed, "disable-allowed", true, "whether the profile may be disabled")
 	for _, name := range []string{"eid", "iccid", "disable-allowed"} {
 		_ = cmd.MarkFlagRequired(name)

@@ -26,7 +26,7 @@ type recordFlags struct{ data, store string }
 
 func (r *recordFlags) addFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringVar(&r.data, "data", "", "the server's data directory")
+	f.StringVar(&r.data, "data", "", "`DIR` with the server's data")
 	f.StringVar(&r.store, "store", "", "PostgreSQL `URL` of the record, such as postgres://user@host:5432/database (default: $"+storeVariable+", else the SQLite file in --data)")
 }
 

@@ -59,12 +59,12 @@ one line.`,
 		})
 	f := cmd.Flags()
 	f.BoolVar(&held, "held", false, "only those that wait for an approval")
-	f.StringSliceVar(&states, "state", nil, "only those in one of these states, such as waiting,unknown")
-	f.StringVar(&ask.EID, "eid", "", "only those for this card")
-	f.StringVar(&ask.ICCID, "iccid", "", "only those for this profile")
-	f.StringVar(&ask.User, "user", "", "only those that this user asked for")
-	f.StringVar(&ask.Group, "group", "", "only those for cards of this group")
+	f.StringSliceVar(&states, "state", nil, "only those in one of these `STATES`, such as waiting,unknown")
+	f.StringVar(&ask.EID, "eid", "", "only those for the card with this `EID`")
+	f.StringVar(&ask.ICCID, "iccid", "", "only those for the profile with this `ICCID`")
+	f.StringVar(&ask.User, "user", "", "only those that this `USER` asked for")
+	f.StringVar(&ask.Group, "group", "", "only those for cards of this `GROUP`")
 	cmd.MarkFlagsMutuallyExclusive("held", "state")
-	f.Int64Var(&limit, "limit", requestsPage, "at most this many")
+	f.Int64Var(&limit, "limit", requestsPage, "at most `N`")
 	return cmd
 }

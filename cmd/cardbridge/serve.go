@@ -104,7 +104,7 @@ on SIGHUP; a bad one is told in the log, and the rules before it stay.
 	}
 	s.recordFlags.addFlags(cmd)
 	f := cmd.Flags()
-	f.Lookup("data").Usage = "directory of the TLS key and the SQLite record; made if it is not there"
+	f.Lookup("data").Usage = "`DIR` of the TLS key and the SQLite record; made if it is not there"
 	f.String(configFlag, "", "`FILE` of settings, in YAML: the names of these flags and their values")
 	f.StringVar(&s.rules, "rules", "", "`FILE` of management rules and budgets (default: those that rules show prints)")
 	f.DurationVar(&s.lease, "lease", server.DefaultLease, "how long a claim on a card holds unrenewed, and so how long other servers wait for one that died")
@@ -113,12 +113,12 @@ on SIGHUP; a bad one is told in the log, and the rules before it stay.
 	f.StringArrayVar(&s.keysets, "keyset", nil, "the server's key set `FILE`, readable by its owner alone; while keys are rotated several, the newest first: each card is met under the first that it holds (docs/keys.md)")
 	s.keys.addFlags(f)
 	addDriverFlag(f, &s.driver)
-	f.StringVar(&s.listen, "listen", "127.0.0.1:8443", "address to listen on")
-	f.StringVar(&s.traces, "trace", "", "directory for the APDUs of each session with a card, as text traces (docs/trace.md)")
+	f.StringVar(&s.listen, "listen", "127.0.0.1:8443", "`HOST:PORT` to listen on")
+	f.StringVar(&s.traces, "trace", "", "`DIR` for the APDUs of each session with a card, as text traces (docs/trace.md)")
 	f.StringVar(&s.clientCA, "client-ca", "", "`FILE` of CA certificates, in PEM: client certificates of theirs stand for the users that have them (operator user certificate add); read again when it changes")
 	f.BoolVar(&s.insecure, "insecure-http", false, "HTTP without TLS, on a loopback address only")
-	f.StringSliceVar(&s.webhooks.allow, "webhook-allow", nil, "a network, such as 10.1.0.0/16, to whose addresses webhooks may go; without it to public ones alone")
-	f.StringVar(&s.webhooks.ca, "webhook-ca", "", "file of certificates, in PEM, that webhooks' endpoints may be certified by beside the system's")
+	f.StringSliceVar(&s.webhooks.allow, "webhook-allow", nil, "`NETWORK`, such as 10.1.0.0/16, to whose addresses webhooks may go; without it to public ones alone")
+	f.StringVar(&s.webhooks.ca, "webhook-ca", "", "`FILE` of CA certificates, in PEM, that webhooks' endpoints may have beside those that the system trusts")
 	f.BoolVar(&s.verbose, "verbose", false, "log details: --log-level debug")
 	s.operating.addFlags(f)
 	f.BoolVar(&check, "check", false, "do not serve, but say whether all is there that it needs, and where each setting comes from; exit status 1 where it is not")

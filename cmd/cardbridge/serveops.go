@@ -30,9 +30,9 @@ const (
 )
 
 func (o *operating) addFlags(f *pflag.FlagSet) {
-	f.StringVar(&o.logFormat, "log-format", logging.Text, "lines of the log: text or json")
-	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error; debug has requests that only read, too")
-	f.StringVar(&o.metrics, "metrics-listen", "", "address for Prometheus, such as 127.0.0.1:9464: /metrics, /livez and /readyz, by HTTP and for whoever reaches it (default: none)")
+	f.StringVar(&o.logFormat, "log-format", logging.Text, "`FORMAT` of the log: text or json")
+	f.StringVar(&o.logLevel, "log-level", "info", "`LEVEL` of the log: debug, info, warn or error; debug has requests that only read, too")
+	f.StringVar(&o.metrics, "metrics-listen", "", "`HOST:PORT` for Prometheus, such as 127.0.0.1:9464: /metrics, /livez and /readyz, by HTTP and for whoever reaches it (default: none)")
 	f.DurationVar(&o.drain, "drain-timeout", defaultDrain, "how long attempts under way may go on once the server is told to end")
 }
 

@@ -31,7 +31,7 @@ func cardRecordCmd(name, short string, ask func(*client.Client, context.Context,
 		}
 		return p.card(out)
 	})
-	cmd.Flags().StringVar(&eid, "eid", "", "the card's EID")
+	cmd.Flags().StringVar(&eid, "eid", "", "the card's `EID`")
 	_ = cmd.MarkFlagRequired("eid")
 	return cmd
 }

@@ -40,8 +40,8 @@ Exit status: 0 written, maybe with warnings; 1 anything else.`, names(interchang
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd, args[0], args[1]) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&c.from, "from", "", "format of IN, where it is not recognised")
-	f.StringVar(&c.to, "to", "", "format of OUT")
+	f.StringVar(&c.from, "from", "", "`FORMAT` of IN, where it is not recognised")
+	f.StringVar(&c.to, "to", "", "`FORMAT` of OUT")
 	f.BoolVar(&c.unredacted, "unredacted", false, "leave PINs, keys and the results of AUTHENTICATE in")
 	addJSONFlag(cmd)
 	return cmd

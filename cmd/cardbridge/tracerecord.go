@@ -64,7 +64,7 @@ else, and FILE has what passed until then.`,
 	b.onClose = pcsc.ResetCard
 	b.addReaderFlags(cmd.Flags())
 	b.addUnredactedFlag(cmd.Flags())
-	cmd.Flags().StringVar(&b.title, "title", "", "what the trace shows, for its header")
+	cmd.Flags().StringVar(&b.title, "title", "", "`TEXT` for the trace's header: what it shows")
 	cmd.Flags().StringVar(&script, "script", "", "take the commands from this `FILE`, - for standard input")
 	addJSONFlag(cmd)
 	return cmd

@@ -47,9 +47,9 @@ Exit status: 0 shown, maybe with warnings; 1 anything else.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return s.run(cmd, args) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&s.from, "from", "", "format of the files, where it is not recognised")
-	f.StringVar(&s.html, "html", "", "write a page to this file instead")
-	f.StringArrayVar(&s.keys, "keys", nil, "a key set, card image or card record whose keys open the sessions; may be repeated")
+	f.StringVar(&s.from, "from", "", "`FORMAT` of the files, where it is not recognised")
+	f.StringVar(&s.html, "html", "", "write a page to this `FILE` instead")
+	f.StringArrayVar(&s.keys, "keys", nil, "`FILE` with a key set, card image or card record whose keys open the sessions; may be repeated")
 	s.source.addFlags(f)
 	f.Bool("json", false, "print one JSON object for each session and each APDU, on one line; all else goes to standard error")
 	return cmd

@@ -97,7 +97,7 @@ func usage(w io.Writer, cmd *cobra.Command, width int) error {
 		fmt.Fprintf(&b, "\nGlobal flags:\n%s", flags(cmd.InheritedFlags(), width))
 	}
 	if cmd.HasAvailableSubCommands() {
-		fmt.Fprintf(&b, "\n\"%s COMMAND --help\" says more of a command.\n", cmd.CommandPath())
+		fmt.Fprintf(&b, "\n\"%s COMMAND --help\" says more about a command.\n", cmd.CommandPath())
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
