@@ -167,10 +167,10 @@ func TestCredentialsByTheBook(t *testing.T) {
 func TestClientCertificateFlags(t *testing.T) {
 	s := serve(t)
 	for want, args := range map[string][]string{
-		"token-file client-cert": nil,
-		"client-key":             {"--client-cert", s.path("server.json")},
-		"no such file":           {"--client-cert", s.path("none"), "--client-key", s.path("none")},
-		"PEM":                    {"--client-cert", s.path("token"), "--client-key", s.path("token")},
+		"--token-file (or $CARDBRIDGE_TOKEN_FILE)": nil,
+		"client-key":   {"--client-cert", s.path("server.json")},
+		"no such file": {"--client-cert", s.path("none"), "--client-key", s.path("none")},
+		"PEM":          {"--client-cert", s.path("token"), "--client-key", s.path("token")},
 	} {
 		_, _, err := s.execute(newRequestsCmd(), append(args, "--server", s.ready.URL, "--pin", s.ready.Pin)...)
 		assert.ErrorContains(t, err, want)
