@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -252,7 +253,11 @@ func (p *tree) documentation() error {
 		if err != nil {
 			return err
 		}
-		if err := p.put(filepath.Join(docs, filepath.Base(page)), b, 0o644); err != nil {
+		dir, err := filepath.Rel(p.source, filepath.Dir(page))
+		if err != nil {
+			return err
+		}
+		if err := p.put(filepath.Join(docs, filepath.Base(page)), relinked(b, filepath.ToSlash(dir)), 0o644); err != nil {
 			return err
 		}
 	}
@@ -267,6 +272,27 @@ func (p *tree) documentation() error {
 		return err
 	}
 	return p.put(filepath.Join(docs, "copyright"), []byte(copyright), 0o644)
+}
+
+var (
+	link     = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`) // in the tree
+	packaged = regexp.MustCompile(`^(docs/([^/]+\.md|grafana/.*)|README\.md|SECURITY\.md)$`)
+)
+
+// relinked is a page of a folder of the repository with links that hold in the
+// package, where all pages are in one folder; what is not in it is linked in the
+// repository.
+func relinked(page []byte, dir string) []byte {
+	return link.ReplaceAllFunc(page, func(b []byte) []byte {
+		m := link.FindSubmatch(b)
+		to := path.Join(dir, string(m[1]))
+		if packaged.MatchString(to) {
+			to = strings.TrimPrefix(to, "docs/")
+		} else {
+			to = "https://github.com/cardbridge/cardbridge/blob/main/" + to
+		}
+		return fmt.Appendf(nil, "](%s%s)", to, m[2])
+	})
 }
 
 func exists(name string) bool {
