@@ -241,7 +241,7 @@ func hintFor(err error) string {
 	case errors.Is(err, apdu.SWFileNotFound):
 		return "the card has no management applet; with --es10 a plain eUICC needs none"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return "no server listens there: is it running, and is --server the URL of its line \"ready at\"?"
+		return "nothing listens there: is it running, and is the address right?"
 	case errors.Is(err, store.ErrNotFound):
 		return "cardbridge operator list shows operators and users, operator user token list what one proves itself by"
 	case errors.Is(err, card.ErrOutcomeUnknown):

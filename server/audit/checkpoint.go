@@ -153,7 +153,7 @@ func open(signed string, trusted note.Verifiers) (Checkpoint, error) {
 	var unknown *note.UnverifiedNoteError
 	switch {
 	case errors.As(err, &unknown):
-		return Checkpoint{}, fmt.Errorf("it is signed by none of the keys that are trusted, but by %s", names(unknown.Note))
+		return Checkpoint{}, fmt.Errorf("it is signed by none of the keys that are trusted, but by %s: if that is a server of yours, trust its verifier line too (audit key, --key)", names(unknown.Note))
 	case err != nil:
 		return Checkpoint{}, errors.New("its signature does not verify")
 	case len(n.Sigs) != 1 || len(n.UnverifiedSigs) > 0:
