@@ -110,21 +110,6 @@ func TestKeySetInToken(t *testing.T) {
 	assert.Equal(t, 4, strings.Count(inToken(t), "never extractable"), "what failed left no keys behind")
 }
 
-// The server that a token refuses ends by a status of its own, for which systemd
-// does not start it again.
-func TestServeWithWrongPIN(t *testing.T) {
-	pinFile, keyset := newToken(t), filepath.Join(t.TempDir(), "server.json")
-	_, stderr, status := cli(t, "keys", "new", "--single", "--pkcs11", "pkcs11:token=bench", "--pkcs11-module", softhsm, "--pkcs11-pin-file", pinFile, keyset)
-	require.Zero(t, status, stderr)
-	wrong := write(t, filepath.Join(t.TempDir(), "wrong"), []byte("1111\n"))
-	_, stderr, status = cli(t, "serve", "--data", t.TempDir(), "--keyset", keyset, "--listen", "127.0.0.1:0", "--pkcs11-module", softhsm, "--pkcs11-pin-file", wrong)
-	assert.Equal(t, exitPIN, status, stderr)
-	assert.Contains(t, stderr, "CKR_PIN_INCORRECT")
-	unit, err := os.ReadFile("../deb/files/cardbridge.service")
-	require.NoError(t, err)
-	assert.Contains(t, string(unit), fmt.Sprintf("\nRestartPreventExitStatus=%d\n", exitPIN))
-}
-
 // Without cgo the program says what is missing.
 func TestTokensWithoutCgo(t *testing.T) {
 	newToken(t)
@@ -138,13 +123,23 @@ func TestTokensWithoutCgo(t *testing.T) {
 	assert.Contains(t, string(out), "built without PKCS#11: build with CGO_ENABLED=1")
 }
 
-// A token that is pulled while the server runs costs time and nothing else: what
-// was asked for waits, the card is not blamed, and goes on once the token is back.
-func TestServeWhoseTokenIsPulled(t *testing.T) {
+// The server that a token refuses ends by a status of its own, for which systemd
+// does not start it again. A token that is pulled while the server runs costs time
+// and nothing else: what was asked for waits, no reader is blamed, and it goes on
+// once the token is back.
+func TestServeByToken(t *testing.T) {
 	pinFile, keyset := newToken(t), filepath.Join(t.TempDir(), "server.json")
 	flags := []string{"--pkcs11-module", softhsm, "--pkcs11-pin-file", pinFile}
 	_, stderr, status := cli(t, append([]string{"keys", "new", "--single", "--pkcs11", "pkcs11:token=bench", keyset}, flags...)...)
 	require.Zero(t, status, stderr)
+	wrong := write(t, filepath.Join(t.TempDir(), "wrong"), []byte("1111\n"))
+	_, stderr, status = cli(t, "serve", "--data", t.TempDir(), "--keyset", keyset, "--listen", "127.0.0.1:0", "--pkcs11-module", softhsm, "--pkcs11-pin-file", wrong)
+	assert.Equal(t, exitPIN, status, stderr)
+	assert.Contains(t, stderr, "CKR_PIN_INCORRECT")
+	unit, err := os.ReadFile("../deb/files/cardbridge.service")
+	require.NoError(t, err)
+	assert.Contains(t, string(unit), fmt.Sprintf("\nRestartPreventExitStatus=%d\n", exitPIN))
+
 	public, stderr, status := cli(t, append([]string{"keys", "public", keyset}, flags...)...)
 	require.Zero(t, status, stderr)
 	set, err := cryptogram.ParseKeySet([]byte(public))
@@ -155,8 +150,8 @@ func TestServeWhoseTokenIsPulled(t *testing.T) {
 	keys.tokens.module, keys.tokens.pin.files = softhsm, []string{pinFile}
 	s.startWith(func(v *serving) { v.keysets, v.keys = []string{keyset}, *keys })
 	ours := func(im *appletsim.Image) { im.ServerKeySets = []cryptogram.KeySetPEM{set} }
-	s.insert(1, ours, nil)
 	c := s.insert(2, ours, nil)
+	s.insert(1, ours, nil)
 	res, stderr, status := s.deactivate(1)
 	require.Zero(t, status, stderr)
 	assert.EqualValues(t, "done", res.State)

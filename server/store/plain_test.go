@@ -93,7 +93,7 @@ func TestPlainEUICCWithEverNewProfiles(t *testing.T) {
 			return Verdict{ICCID: &named.ICCID, Refusal: &Refusal{Rule: "r", Text: "no"}}
 		})
 		require.NoError(t, err)
-		for round := range 5 {
+		for round := range 3 {
 			read(2000 + 1000*round)
 			c, err := f.Card(t.Context(), f.eid, f.op.ID)
 			require.NoError(t, err)
@@ -113,7 +113,7 @@ func TestPlainEUICCWithEverNewProfiles(t *testing.T) {
 		}
 		forgotten, _ := f.lastEvent(t).Detail["forgotten"].([]any)
 		assert.Len(t, forgotten, most)
-		assert.Contains(t, forgotten, testICCID(t, 4000+2).String(), "the oldest of those that nobody cares for")
+		assert.Contains(t, forgotten, testICCID(t, 2000+2).String(), "the oldest of those that nobody cares for")
 		read(9000, named, policy)
 		c, err := f.Card(t.Context(), f.eid, f.op.ID)
 		require.NoError(t, err)
