@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -51,7 +52,8 @@ func (d *Deactivation) hash() ([sha256.Size]byte, error) {
 // takes it in, or records its refusal: then Request.Refusal is set and no card is
 // touched. One that has to be approved is in state store.Held. replayed says
 // that the same request came before under this key. The error matches
-// ErrInvalid, or store.ErrKeyReused.
+// ErrInvalid, store.ErrKeyReused, or ErrEnding: once the server was told to end
+// only what came before is answered.
 func (s *Server) Deactivate(ctx context.Context, op store.Operator, d Deactivation) (r store.Request, replayed bool, err error) {
 	if len(d.Key) > maxKey {
 		return r, false, fmt.Errorf("%w: idempotency key of %d characters, at most %d", ErrInvalid, len(d.Key), maxKey)
@@ -73,6 +75,16 @@ func (s *Server) Deactivate(ctx context.Context, op store.Operator, d Deactivati
 	sub := store.Submission{
 		ID: id.RequestID(fresh), Operator: op, EID: d.EID, ICCID: d.ICCID, Reason: d.Reason, LeaveUnconnected: d.LeaveUnconnected,
 		Timeout: d.Timeout, Key: d.Key, BodyHash: hash,
+	}
+	if errors.Is(s.engine(), ErrEnding) {
+		if d.Key == "" {
+			return r, false, ErrEnding
+		}
+		r, err = s.Store.Before(ctx, sub)
+		if errors.Is(err, store.ErrNotFound) {
+			err = ErrEnding
+		}
+		return r, err == nil, err
 	}
 	s.refresh(ctx, op, d.EID)
 	if places, _ := s.readers(d.EID); len(places) > 0 && s.idle(d.EID) {

@@ -152,6 +152,37 @@ func (r reply) problem(status int) api.Problem {
 	return p
 }
 
+// A server that ends takes nothing new in. What came before it answers under its
+// key, as at any time.
+func TestDeactivateWhileEnding(t *testing.T) {
+	f := newFixture(t)
+	f.register(1)
+	ask := func(reason int, key ...string) reply {
+		if len(key) > 0 {
+			key = append([]string{"Idempotency-Key"}, key...)
+		}
+		return f.do("POST", "/v1/deactivations", f.token, fmt.Sprintf(`{"eid":%q,"reason":%d}`, servertest.EID(1), reason), key...)
+	}
+	before := ask(3, "k-1")
+	require.Equal(t, http.StatusAccepted, before.Code, before.Body)
+	refused := ask(4, "k-2")
+	require.NoError(t, f.stop())
+
+	again := ask(3, "k-1")
+	require.Equal(t, http.StatusAccepted, again.Code, again.Body)
+	assert.Equal(t, "true", again.Header().Get("Idempotency-Replayed"))
+	assert.Equal(t, before.Header().Get("Location"), again.Header().Get("Location"))
+	assert.Equal(t, refused.Code, ask(4, "k-2").Code)
+	ask(5, "k-1").problem(http.StatusUnprocessableEntity)
+	n := f.count()
+	for _, key := range [][]string{nil, {"k-3"}} {
+		r := ask(3, key...)
+		r.problem(http.StatusServiceUnavailable)
+		assert.Equal(t, "5", r.Header().Get("Retry-After"))
+	}
+	assert.Equal(t, n, f.count(), "nothing is recorded")
+}
+
 func (f *fixture) register(n int) {
 	f.Helper()
 	r := f.do("POST", "/v1/cards", f.token, string(servertest.Record(servertest.Image(n))))

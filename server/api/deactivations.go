@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -173,11 +174,6 @@ func (a *API) deactivate(ctx context.Context, in *struct {
 	IdempotencyKey
 	Body DeactivationRequest
 }) (*deactivationReply, error) {
-	select {
-	case <-a.server.Ending():
-		return nil, huma.ErrorWithHeaders(newProblem(http.StatusServiceUnavailable, server.ErrEnding.Error()), http.Header{"Retry-After": {"5"}})
-	default:
-	}
 	d := server.Deactivation{
 		Reason: byte(in.Body.Reason), LeaveUnconnected: in.Body.LeaveUnconnected,
 		Timeout: time.Duration(in.Body.TimeoutSeconds) * time.Second, Key: in.Key,
@@ -194,6 +190,9 @@ func (a *API) deactivate(ctx context.Context, in *struct {
 		d.ICCID = &iccid
 	}
 	r, again, err := a.server.Deactivate(ctx, operator(ctx), d)
+	if errors.Is(err, server.ErrEnding) {
+		return nil, huma.ErrorWithHeaders(newProblem(http.StatusServiceUnavailable, err.Error()), http.Header{"Retry-After": {"5"}})
+	}
 	if err != nil {
 		return nil, a.problem(ctx, err)
 	}

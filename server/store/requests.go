@@ -342,10 +342,16 @@ func (t *tx) insertRequest(r *Request) error {
 	return nil
 }
 
-func readKey(tx *tx, sub Submission) (Request, error) {
+// Before is the request that the operator handed in before under a submission's
+// key. The error matches ErrNotFound where there is none, and ErrKeyReused.
+func (s *Store) Before(ctx context.Context, sub Submission) (Request, error) {
+	return readKey(reads{s, ctx}, sub)
+}
+
+func readKey(q querier, sub Submission) (Request, error) {
 	var hash []byte
 	var text string
-	err := tx.row(`SELECT body_hash, request_id FROM idempotency_keys WHERE operator_id = ? AND key = ?`, sub.Operator.ID, sub.Key).
+	err := q.row(`SELECT body_hash, request_id FROM idempotency_keys WHERE operator_id = ? AND key = ?`, sub.Operator.ID, sub.Key).
 		Scan(&hash, &text)
 	if err != nil {
 		return Request{}, found(err)
@@ -357,7 +363,7 @@ func readKey(tx *tx, sub Submission) (Request, error) {
 	if err != nil {
 		return Request{}, fmt.Errorf("store: %w", err)
 	}
-	return readRequest(tx, before, "")
+	return readRequest(q, before, "")
 }
 
 const requestColumns = `seq, id, operator_id, user_id, mccmnc, eid, iccid, reason, unconnected, timeout, deadline, state, created_at, updated_at,
