@@ -22,6 +22,7 @@ type host struct {
 	test        *testing.T // the one that the process lives as long as
 	keyset, dir string
 	rules       string // file; "": those that are built in
+	insecure    bool
 	ready       readyJSON
 	cmd         *exec.Cmd
 }
@@ -32,6 +33,9 @@ func (h *host) start(t *testing.T) {
 		"--listen", "127.0.0.1:0", "--trace", filepath.Join(h.dir, "traces"), "--json"}
 	if h.rules != "" {
 		args = append(args, "--rules", h.rules)
+	}
+	if h.insecure {
+		args = append(args, "--insecure-http")
 	}
 	h.cmd = program(h.test.Context(), args...)
 	h.cmd.Stderr = h.test.Output()
