@@ -29,6 +29,10 @@ import (
 // shutdownTimeout is for replies under way when the server is told to end.
 const shutdownTimeout = 15 * time.Second
 
+// endTimeout is what a server takes to end at most, once attempts are over: what
+// cards said is recorded, the audit trail signed, replies sent.
+const endTimeout = 90 * time.Second
+
 // maxLease bounds how long the cards of a server that died are left alone.
 const maxLease = 10 * time.Minute
 
@@ -239,6 +243,7 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 		ready.Pin = pin
 	}
 
+	var failed error
 	engine := make(chan error, 1)
 	go func() { engine <- srv.Run(ctx); end() }()
 	served := make(chan error, 1)
@@ -253,19 +258,20 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 			end()
 		}()
 		observed.Ready()
-		if err := announce(p, ready); err != nil {
-			log.Error("not announced", "error", err)
+		if failed = announce(p, ready); failed != nil {
 			end()
+		} else {
+			notify(log, daemon.SdNotifyReady)
 		}
-		notify(log, daemon.SdNotifyReady)
 	case <-ctx.Done():
 		served <- http.ErrServerClosed
 	}
 	<-ctx.Done()
 	observed.Draining()
-	notify(log, daemon.SdNotifyStopping)
+	// For as long as it may take, whatever the unit says.
+	notify(log, fmt.Sprintf("%s\nEXTEND_TIMEOUT_USEC=%d", daemon.SdNotifyStopping, (s.drain+endTimeout).Microseconds()))
 	// The engine goes first: it ends those who wait for a step.
-	err = <-engine
+	err = errors.Join(failed, <-engine)
 	down, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 	defer cancel()
 	if serr := web.Shutdown(down); serr != nil {

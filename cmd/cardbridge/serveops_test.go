@@ -6,8 +6,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -70,6 +73,39 @@ func TestServeMetrics(t *testing.T) {
 	v := serving{recordFlags: s.record, keysets: []string{s.path("server.json")}, listen: "127.0.0.1:0", insecure: true}
 	v.metrics = ln.Addr().String()
 	assert.ErrorContains(t, v.run(t.Context(), &printer{out: io.Discard, err: io.Discard}, s.readers), "in use")
+}
+
+// systemd is told when the server is ready, and, once it is told to end, to wait
+// for as long as that may take.
+func TestSystemdIsTold(t *testing.T) {
+	s := serve(t)
+	require.NoError(t, s.stop())
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "notify"), Net: "unixgram"})
+	require.NoError(t, err)
+	defer socket.Close()
+	t.Setenv("NOTIFY_SOCKET", socket.LocalAddr().String())
+	told := func() string {
+		b := make([]byte, 256)
+		require.NoError(t, socket.SetReadDeadline(time.Now().Add(10*time.Second)))
+		n, err := socket.Read(b)
+		require.NoError(t, err)
+		return string(b[:n])
+	}
+	s.startWith(func(v *serving) { v.drain = 5 * time.Minute })
+	assert.Equal(t, "READY=1", told())
+	require.NoError(t, s.stop())
+	assert.Equal(t, "STOPPING=1\nEXTEND_TIMEOUT_USEC=390000000", told())
+}
+
+// A server that cannot say that it is ready has failed.
+func TestNotAnnounced(t *testing.T) {
+	s := serve(t)
+	require.NoError(t, s.stop())
+	v := serving{recordFlags: s.record, keysets: []string{s.path("server.json")}, listen: "127.0.0.1:0", insecure: true}
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	require.NoError(t, err)
+	defer full.Close()
+	assert.ErrorIs(t, v.run(t.Context(), &printer{out: full, err: io.Discard}, s.readers), syscall.ENOSPC)
 }
 
 // The lines of one request share its trace, down to what the server did.
