@@ -177,21 +177,21 @@ func (p *printer) verified(r audit.Report, record bool) error {
 	if more := r.Found - int64(len(r.Problems)); more > 0 {
 		fmt.Fprintf(p.out, "  and %d more\n", more)
 	}
-	p.field("events", fmt.Sprintf("%d in %d chains, %d from before there were chains", r.Events, r.Chains, r.Earlier))
+	p.field("events", fmt.Sprintf("%d in %s, %d from before there were chains", r.Events, many(r.Chains, "chain", "chains"), r.Earlier))
 	p.field("checkpoints", strconv.FormatInt(r.Checkpoints, 10))
 	if r.CheckedUntil != nil {
-		p.field("the last is of", fmt.Sprintf("%s; %d events came after it and are not proven yet", r.CheckedUntil.Local().Format(time.RFC3339), r.Unproven))
+		p.field("the last is of", fmt.Sprintf("%s; %s after it, not proven yet", r.CheckedUntil.Local().Format(time.RFC3339), many(r.Unproven, "event", "events")))
 	}
-	p.field("receipts", fmt.Sprintf("%d of cards verify; %d outcomes are of plain eUICCs, which give none", r.Receipts, r.NoReceipts))
+	p.field("receipts", fmt.Sprintf("%d of cards, verified; %s of plain eUICCs, which give none", r.Receipts, many(r.NoReceipts, "outcome", "outcomes")))
 	if r.UnknownCards > 0 {
-		p.field("not checked", fmt.Sprintf("%d outcomes of cards that were registered before the trail had their keys", r.UnknownCards))
+		p.field("not checked", many(r.UnknownCards, "outcome", "outcomes")+" of cards that were registered before the trail had their keys")
 	}
 	if record {
 		p.field("requests", fmt.Sprintf("%d in the record", r.Requests))
 	}
 	if r.Found > 0 {
-		return fmt.Errorf("the audit trail is not whole: %d problems. Leave the record, its backups and the logs as they are; "+
-			"a backup from before, or an export, that verifies shows what was changed", r.Found)
+		return fmt.Errorf("the audit trail is not whole: %s. Leave the record, its backups and the logs as they are; "+
+			"a backup from before, or an export, that verifies shows what was changed", many(r.Found, "problem", "problems"))
 	}
 	_, err := fmt.Fprintf(p.out, "%s\n", p.paint(green, "the audit trail is whole"))
 	return err

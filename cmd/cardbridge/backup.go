@@ -98,12 +98,13 @@ type restoredJSON struct {
 
 func newRestoreCmd() *cobra.Command {
 	var where recordFlags
+	var yes bool
 	cmd := &cobra.Command{
-		Use:   "restore {--data DIR FILE | --store URL}",
+		Use:   "restore {--data DIR FILE | --store URL [--yes]}",
 		Short: "Put a backup of a record in its place, safe to go on with",
 		Long: `Makes the record of a data directory that has none of a file that backup wrote,
 after checking it. With --store it does to a PostgreSQL database, which pg_restore
-has filled, what follows. No server may run on the record meanwhile.
+has filled, what follows, and asks first. No server may run on the record meanwhile.
 
 What happened after the backup the record does not know. So
 
@@ -130,6 +131,12 @@ What happened after the backup the record does not know. So
 			case postgres && len(args) > 0:
 				return fmt.Errorf("a file goes into a PostgreSQL database by pg_restore; then run this without %s", args[0])
 			case postgres:
+				// It may be the one that servers work on, by way of the environment.
+				if !yes {
+					if err := confirm(cmd, fmt.Sprintf("Is %s just restored, and does no server run on it? Every breaker is tripped, and what waits there is not sent any more.\nGo on?", publicStore(place))); err != nil {
+						return err
+					}
+				}
 				err = where.with(cmd.Context(), func(records *store.Store) (err error) {
 					done, err = records.AfterRestore(cmd.Context())
 					return err
@@ -153,15 +160,16 @@ What happened after the backup the record does not know. So
 				return p.object(restoredJSON(done))
 			}
 			_, err = fmt.Fprintf(p.out, `restored: it tells of what was until %s, of nothing since
-  %d breakers are tripped: cardbridge guard reset, once a window of the guard has passed
-  %d cards are read before anything is sent to them
-  %d requests are unknown for good
+  %s tripped: cardbridge guard reset, once a window of the guard has passed
+  %s read before anything is sent there
+  %s unknown for good
   users and tokens that were removed since then are back: cardbridge operator list
-`, done.Last.Local().Format(time.DateTime), done.Breakers, done.Cards, done.Unknown)
+`, done.Last.Local().Format(time.DateTime), many(done.Breakers, "breaker is", "breakers are"), many(done.Cards, "card is", "cards are"), many(done.Unknown, "request is", "requests are"))
 			return err
 		},
 	}
 	where.addFlags(cmd)
+	cmd.Flags().BoolVar(&yes, "yes", false, "with --store: do not ask")
 	addJSONFlag(cmd)
 	return cmd
 }

@@ -7,7 +7,25 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/cardbridge/cardbridge/hwtest/rig/postgres"
 )
+
+// Whoever has the servers' database in the environment does not restore it by
+// mistake.
+func TestRestoreOnPostgresAsks(t *testing.T) {
+	t.Setenv("CARDBRIDGE_STORE", postgres.Shared(t).NewDatabase(t, ""))
+	_, stderr, status := cli(t, "operator", "add", "--mccmnc", "46011", "One")
+	require.Zero(t, status, stderr)
+	_, stderr, status = cli(t, "restore")
+	assert.Equal(t, exitError, status)
+	assert.Contains(t, stderr, "--yes")
+	_, stderr, _ = cli(t, "guard", "reset", "--yes", "One")
+	assert.Contains(t, stderr, "has not tripped", "nothing was done")
+	stdout, stderr, status := cli(t, "restore", "--yes")
+	require.Zero(t, status, stderr)
+	assert.Contains(t, stdout, "1 breaker is tripped")
+}
 
 func TestBackupAndRestore(t *testing.T) {
 	dir := "." // paths as people give them
@@ -27,7 +45,7 @@ func TestBackupAndRestore(t *testing.T) {
 
 	stdout, stderr, status := cli(t, "restore", "--data", again, file)
 	require.Zero(t, status, stderr)
-	assert.Contains(t, stdout, "1 breakers are tripped")
+	assert.Contains(t, stdout, "1 breaker is tripped")
 	stdout, _, status = cli(t, "operator", "list", "--data", again)
 	require.Zero(t, status)
 	assert.Contains(t, stdout, "One")

@@ -116,10 +116,10 @@ func (s *secured) load(ctx context.Context, stderr io.Writer, res *cardResult) (
 		target.Suite = cryptogram.Suite(s.suite)
 	}
 	if !target.Keys.Supports(target.Suite) {
-		return nil, target, fmt.Errorf("suite %s with %d auth keys in %s: use --suite 1, or a record with three", target.Suite, len(target.Keys.Auth), s.card)
+		return nil, target, fmt.Errorf("suite %s with %s in %s: use --suite 1, or a record with three", target.Suite, many(len(target.Keys.Auth), "auth key", "auth keys"), s.card)
 	}
 	if !keys.Public().Supports(target.Suite) {
-		return nil, target, fmt.Errorf("suite %s with %d auth keys in %s: use --suite 1, or a key set with three", target.Suite, len(keys.Auth), s.keyset)
+		return nil, target, fmt.Errorf("suite %s with %s in %s: use --suite 1, or a key set with three", target.Suite, many(len(keys.Auth), "auth key", "auth keys"), s.keyset)
 	}
 	return &card.Terminal{Keys: keys}, target, nil
 }

@@ -175,7 +175,7 @@ func (s *serving) checkRules(context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s: %d rules", s.rules, len(file.Current().Rules())), nil
+	return s.rules + ": " + many(len(file.Current().Rules()), "rule", "rules"), nil
 }
 
 func (s *serving) checkRecord(ctx context.Context) (string, error) {

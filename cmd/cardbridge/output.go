@@ -44,6 +44,14 @@ func (p *printer) object(v any) error {
 	return err
 }
 
+// many is a number of things: 1 breaker, 2 breakers.
+func many[N int | int64](n N, one, more string) string {
+	if n == 1 {
+		more = one
+	}
+	return fmt.Sprint(n, " ", more)
+}
+
 // step tells what happens while it does, on standard error.
 func (p *printer) step(format string, args ...any) {
 	fmt.Fprintf(p.err, "  … "+format+"\n", args...)

@@ -104,7 +104,7 @@ func (in *traceInput) warn(w interchange.Warning) {
 // Close closes the file.
 func (in *traceInput) Close() error {
 	if in.more > 0 {
-		fmt.Fprintf(in.err, "%s: %d more warnings\n", in.name, in.more)
+		fmt.Fprintf(in.err, "%s: %s\n", in.name, many(in.more, "more warning", "more warnings"))
 	}
 	return in.file.Close()
 }

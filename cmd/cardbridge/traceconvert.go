@@ -104,7 +104,7 @@ func (c *converting) run(cmd *cobra.Command, from, to string) (err error) {
 			More     int                `json:"more_warnings,omitempty"`
 		}{"done", in.Format, format, sessions, entries, !c.unredacted, in.warnings, in.more})
 	}
-	fmt.Fprintf(p.err, "%s, %s: %d sessions, %d entries to %s\n", in.name, in.Format, sessions, entries, format)
+	fmt.Fprintf(p.err, "%s, %s: %s, %s to %s\n", in.name, in.Format, many(sessions, "session", "sessions"), many(entries, "entry", "entries"), format)
 	return nil
 }
 
