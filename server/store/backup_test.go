@@ -294,3 +294,31 @@ func TestPostgresTools(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, Unknown, now.State)
 }
+
+// What bounds a statement of a server does not bound one that brings the schema
+// of a large record up to date: it would only fail again at the next start.
+func TestMigrationsTakeTheirTime(t *testing.T) {
+	where := postgres.Shared(t).NewDatabase(t, "")
+	s, err := Open(t.Context(), where)
+	require.NoError(t, err)
+	version, err := s.Version(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, s.Downgrade(t.Context(), version-1))
+	// Each index takes longer than a statement of a server's may.
+	for _, statement := range []string{
+		`CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.6); END'`,
+		`CREATE EVENT TRIGGER slow ON ddl_command_start WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION slow()`,
+	} {
+		_, err = s.db.Exec(statement)
+		require.NoError(t, err)
+	}
+	require.NoError(t, s.Close())
+
+	s = &Store{}
+	require.NoError(t, s.openPostgres(where+map[bool]string{false: "?", true: "&"}[strings.Contains(where, "?")]+"statement_timeout=500"))
+	defer s.db.Close()
+	s.db.SetMaxOpenConns(1)
+	require.NoError(t, s.migrate(t.Context()))
+	_, err = s.db.Exec(`SELECT pg_sleep(1)`)
+	assert.ErrorContains(t, err, "statement timeout", "it bounds those as before")
+}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3/lock"
 )
 
 const (
@@ -58,4 +59,23 @@ func (s *Store) openPostgres(url string) error {
 func durable(ctx context.Context, conn *pgx.Conn) error {
 	_, err := conn.Exec(ctx, `SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'`)
 	return err
+}
+
+// patient is the lock of goose's that keeps the schema's other keepers out; while
+// it is held no time bounds a statement.
+type patient struct{ lock.SessionLocker }
+
+func (p patient) SessionLock(ctx context.Context, conn *sql.Conn) error {
+	if err := p.SessionLocker.SessionLock(ctx, conn); err != nil {
+		return err
+	}
+	if _, err := conn.ExecContext(ctx, `SET statement_timeout = 0`); err != nil {
+		return errors.Join(err, p.SessionLocker.SessionUnlock(ctx, conn))
+	}
+	return nil
+}
+
+func (p patient) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
+	_, err := conn.ExecContext(ctx, `RESET statement_timeout`)
+	return errors.Join(err, p.SessionLocker.SessionUnlock(ctx, conn))
 }

@@ -205,7 +205,7 @@ func (s *Store) provider() (*goose.Provider, error) {
 		if err != nil {
 			return nil, err
 		}
-		opts = append(opts, goose.WithSessionLocker(locker))
+		opts = append(opts, goose.WithSessionLocker(patient{locker}))
 	}
 	return goose.NewProvider(s.dialect.goose, s.db, dir, opts...)
 }
