@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ func TestMain(m *testing.M) {
 		Timeout:  10 * time.Minute,
 		Packages: []string{"pcscd", "libccid", "polkitd", "vsmartcard-vpcd", "libusb-1.0-0", "procps", "man-db"},
 		Make: func(_ context.Context, dir string) error {
+			defer syscall.Umask(syscall.Umask(0o077)) // whoever makes it may keep what they make to themselves
 			_, err := build("../..", dir)
 			return err
 		},
@@ -59,6 +61,8 @@ func TestPackage(t *testing.T) {
 	assert.Contains(t, sh(t, "id cardbridge"), "(cardbridge)")
 	assert.Equal(t, "700 cardbridge\n", sh(t, "stat -c '%%a %%U' /var/lib/cardbridge"))
 	assert.Contains(t, sh(t, "systemctl show -p ActiveState,UnitFileState cardbridge"), "ActiveState=inactive\nUnitFileState=disabled", "nothing starts by itself")
+	assert.Equal(t, "755\n755\n755\n644\n644\n", sh(t, "stat -c %%a /usr/bin/cardbridge /etc/cardbridge /usr/share/doc/cardbridge /etc/cardbridge/config.yaml /usr/lib/systemd/system/cardbridge.service"))
+	assert.Equal(t, "TimeoutStartUSec=infinity\n", sh(t, "systemctl show -p TimeoutStartUSec cardbridge"), "a record's schema may take its time")
 	sh(t, "systemd-analyze verify --man=no cardbridge.service")
 	sh(t, "systemd-analyze security --no-pager --threshold=15 cardbridge.service") // of 100
 
@@ -121,7 +125,9 @@ func TestPackage(t *testing.T) {
 		assert.NoFileExists(t, "/etc/systemd/system/multi-user.target.wants/cardbridge.service")
 		assert.FileExists(t, "/etc/cardbridge/config.yaml")
 		assert.Empty(t, sh(t, "pgrep -x cardbridge || true"))
+		require.NoError(t, os.WriteFile("/etc/cardbridge/environment", []byte("CARDBRIDGE_STORE=postgres://kim:hunter2@db/x\n"), 0o600))
 		sh(t, "dpkg -P cardbridge")
+		assert.NoDirExists(t, "/etc/cardbridge", "no password of a database is left")
 		assert.NoFileExists(t, "/etc/cardbridge/config.yaml")
 		assert.FileExists(t, "/var/lib/cardbridge/record.db", "the record outlives the package")
 		assert.Empty(t, sh(t, "find / -xdev -path /proc -prune -o -path /sys -prune -o -path /made -prune -o -path /var/lib/cardbridge -prune -o -path '*/journal/*' -prune -o -name '*cardbridge*' -print | grep -v -e cardbridge-vm || true"))

@@ -72,11 +72,8 @@ func build(source, out string, flags ...string) (name string, err error) {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(root)) }()
-	if err := os.Chmod(root, 0o755); err != nil {
-		return "", err
-	}
 	p := &tree{source: source, root: root, flags: flags, date: date(source)}
-	steps := []func() error{p.programs, p.files, p.completions, p.manual, p.documentation, p.control}
+	steps := []func() error{p.programs, p.files, p.completions, p.manual, p.documentation, p.control, p.modes}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return "", err
@@ -348,4 +345,22 @@ func (p *tree) control() error {
 		return err
 	}
 	return p.put("DEBIAN/control", fmt.Appendf(nil, control, p.version, p.arch, maintainer, (size+1023)/1024), 0o644)
+}
+
+// modes are what all may read and run, whatever this process's umask is.
+func (p *tree) modes() error {
+	return filepath.WalkDir(p.root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		perm := fs.FileMode(0o644)
+		if info.Mode()&0o100 != 0 {
+			perm = 0o755
+		}
+		return os.Chmod(name, perm)
+	})
 }
