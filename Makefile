@@ -77,7 +77,8 @@ cross:
 # take minutes there; the same code has its race tests outside. The 2,000 trials
 # of requests, the guard's 10,000 requests and the card's 20,000 sequences run
 # without it too, fewer of them with it. Allocations are counted without it.
-#
+IN_VM := ./hwtest/usbtest ./hwtest/torture/usb ./cmd/deb
+
 # SQLite is a C library in Go, most of whose processor time the race detector and
 # its pointer checks would take, as they would of arithmetic and hashes: those
 # they leave out. Who calls them they do not, nor the driver, which moves our
@@ -85,15 +86,16 @@ cross:
 PLAIN := modernc.org/sqlite/lib modernc.org/libc/... modernc.org/memory \
 	crypto/internal/fips140/... crypto/pbkdf2 golang.org/x/crypto/... filippo.io/bigmod
 RACE  := -race $(PLAIN:%=-gcflags=%=-race=false)
-IN_VM := ./hwtest/usbtest ./hwtest/torture/usb ./cmd/deb
+
+# One package more than there are processors is tested at a time: their tests wait
+# a quarter of the time, for leases, readers, other programs.
+SIDE_BY_SIDE := -p $$((1 + $$(nproc)))
 
 unit:
-	$(GO) test $(RACE) -count=1 -timeout 15m $$($(GO) list ./... | grep -v -e /hwtest/usbtest$$ -e /hwtest/torture/usb$$ -e /cmd/deb$$)
+	$(GO) test $(RACE) $(SIDE_BY_SIDE) -count=1 -timeout 15m $$($(GO) list ./... | grep -v -e /hwtest/usbtest$$ -e /hwtest/torture/usb$$ -e /cmd/deb$$)
 	$(GO) test -count=1 -timeout 15m $(IN_VM)
 	$(GO) test -count=1 -timeout 15m -run 'TestTorture|TestFailedOnce' ./hwtest/torture/requests
-	$(GO) test -count=1 -run Allocations ./card/cryptogram ./card/securemsg
-	$(GO) test -count=1 -run TestGuardIsExact ./server/store
-	$(GO) test -count=1 -run TestInvariants ./hwtest/torture/emulator
+	$(GO) test -count=1 -run 'Allocations|TestGuardIsExact|TestInvariants' ./card/cryptogram ./card/securemsg ./server/store ./hwtest/torture/emulator
 
 # fuzz runs every fuzz target for FUZZTIME.
 fuzz:
