@@ -475,7 +475,7 @@ func (p *play) ask(a *asked) {
 // handIn hands a request in until it is answered, where it has a key; one that
 // has none is handed in once.
 func (p *play) handIn(a *asked, o operator, d server.Deactivation, node int) (id.RequestID, bool) {
-	for try := range 200 {
+	for try, end := 0, time.Now().Add(p.w.bench.patience); time.Now().Before(end) && p.ctx.Err() == nil; try++ {
 		n := p.w.node(node + try)
 		if n == nil {
 			time.Sleep(3 * time.Millisecond)
