@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -35,7 +34,7 @@ func onBoth(t *testing.T, test func(t *testing.T, r *rig)) {
 			test(t, r)
 		}
 	}
-	t.Run("sqlite", run(func(t *testing.T) string { return filepath.Join(t.TempDir(), "record.db") }))
+	t.Run("sqlite", run(func(t *testing.T) string { return servertest.NewRecord(t, migrate) }))
 	t.Run("postgres", run(func(t *testing.T) string {
 		pg := postgres.Shared(t)
 		require.NoError(t, pg.Template(t.Context(), "migrated", func(dsn string) error {

@@ -64,12 +64,20 @@ func (l *logBuffer) String() string {
 }
 
 func newRig(t testing.TB) *rig {
-	dir := t.TempDir()
-	r := unstarted(t, filepath.Join(dir, "record.db"))
-	r.dir = dir
+	where := servertest.NewRecord(t, migrate)
+	r := unstarted(t, where)
+	r.dir = filepath.Dir(where)
 	r.start()
 	r.addOperators()
 	return r
+}
+
+func migrate(path string) error {
+	s, err := store.Open(context.Background(), path)
+	if err != nil {
+		return err
+	}
+	return s.Close()
 }
 
 // unstarted is a rig over the record at where, before start.

@@ -266,7 +266,7 @@ func TestLiesAboutKeySets(t *testing.T) {
 }
 
 func TestTwoSetsUnderOneKID(t *testing.T) {
-	r := unstarted(t, filepath.Join(t.TempDir(), "record.db"))
+	r := unstarted(t, servertest.NewRecord(t, migrate))
 	s, err := store.Open(t.Context(), r.where)
 	require.NoError(t, err)
 	defer s.Close()

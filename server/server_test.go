@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -258,7 +257,7 @@ func TestRulesAreAskedAgainBeforeTheCard(t *testing.T) {
 // A rule that names operators or users holds at the mark and before the card as
 // it does at submission.
 func TestRulesThatNameWhoAsks(t *testing.T) {
-	r := unstarted(t, filepath.Join(t.TempDir(), "record.db"))
+	r := unstarted(t, servertest.NewRecord(t, migrate))
 	text := strings.Replace(string(rules.DefaultYAML), "\nrules:\n", `
 rules:
   - name: who

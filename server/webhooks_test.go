@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -156,7 +155,7 @@ type house struct {
 // drivers runs a test on SQLite and on PostgreSQL.
 func drivers(t *testing.T, f func(*house)) {
 	for name, where := range map[string]func(*testing.T) string{
-		"sqlite":   func(t *testing.T) string { return filepath.Join(t.TempDir(), "record.db") },
+		"sqlite":   func(t *testing.T) string { return servertest.NewRecord(t, migrate) },
 		"postgres": func(t *testing.T) string { return postgres.Shared(t).NewDatabase(t, "") },
 	} {
 		t.Run(name, func(t *testing.T) {

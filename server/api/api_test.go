@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -54,7 +53,15 @@ type document struct {
 func TestMain(m *testing.M) { postgres.Main(m) }
 
 func newFixture(t testing.TB) *fixture {
-	return newFixtureOn(t, filepath.Join(t.TempDir(), "record.db"), server.Config{})
+	return newFixtureOn(t, servertest.NewRecord(t, migrate), server.Config{})
+}
+
+func migrate(path string) error {
+	s, err := store.Open(context.Background(), path)
+	if err != nil {
+		return err
+	}
+	return s.Close()
 }
 
 // newFixtureOn is a fixture whose record is at path, or at a URL.
@@ -122,13 +129,27 @@ func (f *fixture) do(method, path, token, body string, header ...string) reply {
 	return reply{w, f.TB}
 }
 
+var (
+	patterns  sync.Map // by path of the document
+	parameter = regexp.MustCompile(`\{[a-z]+\}`)
+)
+
+// patternOf matches what a path of the document stands for.
+func patternOf(path string) *regexp.Regexp {
+	if p, ok := patterns.Load(path); ok {
+		return p.(*regexp.Regexp)
+	}
+	p := regexp.MustCompile("^" + parameter.ReplaceAllString(path, "[^/]+") + "$")
+	patterns.Store(path, p)
+	return p
+}
+
 // documented checks that the document tells of a status that an operation
 // answered with.
 func (f *fixture) documented(req *http.Request, status int) {
 	for path, methods := range f.doc.Paths {
 		op, ok := methods[strings.ToLower(req.Method)]
-		pattern := regexp.MustCompile("^" + regexp.MustCompile(`\{[a-z]+\}`).ReplaceAllString(path, "[^/]+") + "$")
-		if ok && pattern.MatchString(req.URL.Path) {
+		if ok && patternOf(path).MatchString(req.URL.Path) {
 			if _, told := op.Responses[fmt.Sprint(status)]; !told { // no assert: fuzz targets come here too
 				f.Errorf("%s %s answers %d, and the document does not tell of that", req.Method, path, status)
 			}

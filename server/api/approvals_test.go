@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -27,7 +26,7 @@ import (
 func onBoth(t *testing.T, budget string, test func(t *testing.T, f *fixture)) {
 	set := servertest.RulesWith(budget)
 	config := server.Config{Rules: func() *rules.Set { return set }, Poll: 20 * time.Millisecond}
-	t.Run("sqlite", func(t *testing.T) { test(t, newFixtureOn(t, filepath.Join(t.TempDir(), "record.db"), config)) })
+	t.Run("sqlite", func(t *testing.T) { test(t, newFixtureOn(t, servertest.NewRecord(t, migrate), config)) })
 	t.Run("postgres", func(t *testing.T) { test(t, newFixtureOn(t, postgres.Shared(t).NewDatabase(t, ""), config)) })
 }
 
@@ -166,7 +165,7 @@ func (f *fixture) operatorOf(d api.Deactivation) string {
 func TestApprovalsExpire(t *testing.T) {
 	set := servertest.RulesWith("{max: 1}")
 	config := server.Config{Rules: func() *rules.Set { return set }, Approval: 50 * time.Millisecond, Poll: time.Hour}
-	f := newFixtureOn(t, filepath.Join(t.TempDir(), "record.db"), config)
+	f := newFixtureOn(t, servertest.NewRecord(t, migrate), config)
 	f.register(1)
 	f.register(2)
 	f.ask(1, f.token)
@@ -178,7 +177,7 @@ func TestApprovalsExpire(t *testing.T) {
 	}
 
 	config.Poll = 20 * time.Millisecond
-	f = newFixtureOn(t, filepath.Join(t.TempDir(), "record.db"), config)
+	f = newFixtureOn(t, servertest.NewRecord(t, migrate), config)
 	lee := f.user("lee", store.MayApprove)
 	f.register(1)
 	f.register(2)
@@ -379,7 +378,7 @@ func TestRulesKnowWhoAsked(t *testing.T) {
     text: only kim may
 `...))
 	require.NoError(t, err)
-	f := newFixtureOn(t, filepath.Join(t.TempDir(), "record.db"), server.Config{Rules: func() *rules.Set { return set }, Poll: 20 * time.Millisecond})
+	f := newFixtureOn(t, servertest.NewRecord(t, migrate), server.Config{Rules: func() *rules.Set { return set }, Poll: 20 * time.Millisecond})
 	f.register(1)
 	assert.Equal(t, "night-shift", f.ask(1, f.token).problem(http.StatusConflict).Rule)
 	waiting := f.ask(1, f.user("kim", store.MayRequest)).deactivation(http.StatusAccepted)

@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -14,13 +13,14 @@ import (
 
 	"github.com/cardbridge/cardbridge/server"
 	"github.com/cardbridge/cardbridge/server/api"
+	"github.com/cardbridge/cardbridge/server/servertest"
 	"github.com/cardbridge/cardbridge/server/store"
 )
 
 // limited is a fixture in which a user may ask so often, and in the time of a test
 // no more.
 func limited(t *testing.T, burst int) *fixture {
-	return newFixtureOn(t, filepath.Join(t.TempDir(), "record.db"), server.Config{}, api.WithLimits(api.Limits{Rate: 1e-3, Burst: burst}))
+	return newFixtureOn(t, servertest.NewRecord(t, migrate), server.Config{}, api.WithLimits(api.Limits{Rate: 1e-3, Burst: burst}))
 }
 
 // from is a request from an address.

@@ -118,7 +118,7 @@ func newMutual(t *testing.T) *mutual {
 	m.ca.write(m.file)
 	cas, err := api.OpenClientCAs(m.file, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	m.fixture = newFixtureOn(t, filepath.Join(t.TempDir(), "record.db"), server.Config{}, api.WithClientCAs(cas))
+	m.fixture = newFixtureOn(t, servertest.NewRecord(t, migrate), server.Config{}, api.WithClientCAs(cas))
 	m.web = m.fixture.web(func(srv *httptest.Server) {
 		srv.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13}
 		srv.EnableHTTP2 = true
@@ -362,7 +362,7 @@ func BenchmarkAuthenticate(b *testing.B) {
 	ca.write(file)
 	cas, err := api.OpenClientCAs(file, slog.New(slog.DiscardHandler))
 	require.NoError(b, err)
-	f := newFixtureOn(b, filepath.Join(b.TempDir(), "record.db"), server.Config{}, api.WithClientCAs(cas))
+	f := newFixtureOn(b, servertest.NewRecord(b, migrate), server.Config{}, api.WithClientCAs(cas))
 	cert := ca.client(newKey(b))
 	_, _, err = server.AddCertificate(b.Context(), f.store, "one", "default", cert.Leaf)
 	require.NoError(b, err)
