@@ -82,8 +82,8 @@ var otherVariables = []string{
 }
 
 // foreignVariables are the tests' own, and those that Kubernetes sets in every
-// container beside a Service of the name cardbridge.
-var foreignVariables = regexp.MustCompile(`^CARDBRIDGE_(TEST_.*|SERVICE_(HOST|PORT)(_.*)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_.*)?)?)$`)
+// container beside a Service whose name begins with cardbridge.
+var foreignVariables = regexp.MustCompile(`^CARDBRIDGE_(TEST_|(.*_)?SERVICE_(HOST|PORT)[_=]|(.*_)?PORT(_[0-9]+_(TCP|UDP|SCTP)[_=]|=(tcp|udp|sctp)://))`)
 
 // strangers refuses variables of an environment that are meant for this program
 // and that it does not know.
@@ -95,7 +95,7 @@ func strangers(environ, flags []string) error {
 	var errs []error
 	for _, set := range environ {
 		name, value, _ := strings.Cut(set, "=")
-		if value == "" || !strings.HasPrefix(name, variablePrefix) || slices.Contains(known, name) || foreignVariables.MatchString(name) {
+		if value == "" || !strings.HasPrefix(name, variablePrefix) || slices.Contains(known, name) || foreignVariables.MatchString(set) {
 			continue
 		}
 		hint := ""

@@ -191,6 +191,7 @@ func TestMisspeltVariables(t *testing.T) {
 	}
 	passed := map[string]string{
 		"CARDBRIDGE_TEST_ANYTHING": "x", "CARDBRIDGE_SERVICE_HOST": "10.0.0.1", "CARDBRIDGE_SERVICE_PORT_HTTPS": "8443", "CARDBRIDGE_PORT": "tcp://10.0.0.1:8443",
+		"CARDBRIDGE_DB_SERVICE_HOST": "10.0.0.2", "CARDBRIDGE_DB_PORT": "tcp://10.0.0.2:5432", "CARDBRIDGE_DB_PORT_5432_TCP_ADDR": "10.0.0.2",
 		"CARDBRIDGE_PORT_8443_TCP_ADDR": "10.0.0.1", "CARDBRIDGE_LSTEN": "", "CARDBRIDGER": "x",
 	}
 	for _, name := range otherVariables {

@@ -164,7 +164,7 @@ func (s *serving) run(ctx context.Context, p *printer, source reader.Source) (er
 	if err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", s.listen)
+	ln, err := listen(ctx, "listen", s.listen)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -45,6 +46,15 @@ func (o *operating) log(w io.Writer, verbose bool) (*slog.Logger, error) {
 	return logging.New(w, cmp.Or(o.logFormat, logging.Text), level)
 }
 
+// listen listens on the address of a setting.
+func listen(ctx context.Context, setting, address string) (net.Listener, error) {
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("--%s: %w; end whoever has the address, or give another", setting, err)
+	}
+	return ln, nil
+}
+
 // serveMetrics answers Prometheus and who asks for the server's health on an
 // address of their own until stop is called; without one it does nothing. It is
 // no operator's: the guard's state of all of them is in it, and no secret.
@@ -52,7 +62,7 @@ func (o *operating) serveMetrics(ctx context.Context, m *metrics.Metrics, health
 	if o.metrics == "" {
 		return func() {}, nil
 	}
-	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.metrics)
+	ln, err := listen(ctx, "metrics", o.metrics)
 	if err != nil {
 		return nil, err
 	}

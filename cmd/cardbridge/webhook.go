@@ -68,7 +68,7 @@ func newWebhookListCmd() *cobra.Command {
 			case w.DisabledAt != nil:
 				state = "disabled: " + w.DisabledWhy
 			case w.FailingSince != nil:
-				state = "failing since " + local(*w.FailingSince)
+				state = "failing since " + when(*w.FailingSince)
 			}
 			types := strings.Join(w.Types, ",")
 			if types == "" {
@@ -139,7 +139,7 @@ func newWebhookDeliveriesCmd() *cobra.Command {
 			}
 			t := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
 			for _, d := range list.Deliveries {
-				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", local(d.CreatedAt), d.ID, d.Type, d.RequestID, told(&d))
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", when(d.CreatedAt), d.ID, d.Type, d.RequestID, told(&d))
 			}
 			return t.Flush()
 		})
@@ -223,12 +223,10 @@ func told(d *client.Delivery) string {
 		text += fmt.Sprintf(", attempt %d: %s", n, why)
 	}
 	if d.DueAt != nil && len(d.Attempts) > 0 {
-		text += ", again at " + local(*d.DueAt)
+		text += ", again at " + when(*d.DueAt)
 	}
 	return text
 }
-
-func local(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05") }
 
 // webhookFlags are those of serve.
 type webhookFlags struct {
