@@ -62,7 +62,7 @@ func (o *operating) serveMetrics(ctx context.Context, m *metrics.Metrics, health
 	if o.metrics == "" {
 		return func() {}, nil
 	}
-	ln, err := listen(ctx, "metrics", o.metrics)
+	ln, err := listen(ctx, "metrics-listen", o.metrics)
 	if err != nil {
 		return nil, err
 	}
