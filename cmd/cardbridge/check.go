@@ -229,9 +229,8 @@ func (s *serving) checkOwnKeys(context.Context) (string, error) {
 }
 
 func (s *serving) checkAddresses(ctx context.Context) (string, error) {
-	for _, want := range [][2]string{{"listen", s.listen}, {"metrics-listen", cmp.Or(s.metrics, "127.0.0.1:0")}} {
-		setting, at := want[0], want[1]
-		ln, err := listen(ctx, setting, at)
+	for _, at := range []string{s.listen, cmp.Or(s.metrics, "127.0.0.1:0")} {
+		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", at)
 		if err != nil {
 			return "", err
 		}
