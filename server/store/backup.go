@@ -87,7 +87,7 @@ func place(file string, write func(temp string) error) (err error) {
 	}
 	// A link replaces nothing, as a renaming would.
 	if err = os.Link(temp, file); err != nil && !errors.Is(err, os.ErrExist) {
-		err = claim(temp, file)
+		err = moveNew(temp, file)
 	}
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
@@ -97,9 +97,9 @@ func place(file string, write func(temp string) error) (err error) {
 	return nil
 }
 
-// claim moves a file to a name that nothing has, where there are no links, such
+// moveNew moves a file to a name that nothing has, where there are no links, such
 // as on FAT and some network file systems. A crash within it leaves an empty file.
-func claim(temp, file string) error {
+func moveNew(temp, file string) error {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

@@ -183,14 +183,14 @@ func TestClaim(t *testing.T) {
 	dir := t.TempDir()
 	temp, file := filepath.Join(dir, "temp"), filepath.Join(dir, "file")
 	require.NoError(t, os.WriteFile(temp, []byte("one"), 0o600))
-	require.NoError(t, claim(temp, file))
+	require.NoError(t, moveNew(temp, file))
 	assert.NoFileExists(t, temp)
 	require.NoError(t, os.WriteFile(temp, []byte("two"), 0o600))
-	assert.ErrorIs(t, claim(temp, file), os.ErrExist)
+	assert.ErrorIs(t, moveNew(temp, file), os.ErrExist)
 	b, err := os.ReadFile(file)
 	require.NoError(t, err)
 	assert.Equal(t, "one", string(b))
-	assert.ErrorIs(t, claim(filepath.Join(dir, "none"), filepath.Join(dir, "other")), os.ErrNotExist)
+	assert.ErrorIs(t, moveNew(filepath.Join(dir, "none"), filepath.Join(dir, "other")), os.ErrNotExist)
 	assert.NoFileExists(t, filepath.Join(dir, "other"))
 }
 

@@ -321,9 +321,9 @@ func (c *Card) As(state CardState, at time.Time) *Card {
 
 // apply writes a card's state over the record of before and gives the event
 // that tells of it. A complete one settles the record; any other counts only
-// where its event counter is above the recorded one.
-func (t *tx) apply(before *Card, c CardState) ([]Event, error) {
-	if !c.Complete && c.EventCounter <= before.EventCounter {
+// where its event counter is above the recorded one. nil changes nothing.
+func (t *tx) apply(before *Card, c *CardState) ([]Event, error) {
+	if c == nil || !c.Complete && c.EventCounter <= before.EventCounter {
 		return nil, nil
 	}
 	eid := before.EID
@@ -445,7 +445,7 @@ func (s *Store) RecordCard(ctx context.Context, claim Claim, c CardState, steps 
 		if err != nil {
 			return err
 		}
-		events, err := tx.apply(before, c)
+		events, err := tx.apply(before, &c)
 		if err != nil {
 			return err
 		}

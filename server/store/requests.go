@@ -476,11 +476,9 @@ func (s *Store) move(ctx context.Context, name string, claim Claim, request id.R
 				return err
 			}
 		}
-		var events []Event
-		if card != nil {
-			if events, err = tx.apply(before, *card); err != nil {
-				return err
-			}
+		events, err := tx.apply(before, card)
+		if err != nil {
+			return err
 		}
 		if err := tx.addEvents(append(events, r.steps(steps)...)...); err != nil || !giveBack {
 			return err
@@ -611,12 +609,9 @@ func (t *tx) holdAgain(card *Card, r *Request, v Verdict, before []Event) error 
 	if err := t.tell(webhook.Held, &now); err != nil {
 		return err
 	}
-	var events []Event
-	if v.Card != nil {
-		var err error
-		if events, err = t.apply(card, *v.Card); err != nil {
-			return err
-		}
+	events, err := t.apply(card, v.Card)
+	if err != nil {
+		return err
 	}
 	return t.addEvents(append(events, r.steps(append(slices.Concat(before, v.Steps),
 		Event{Kind: "decision", Internal: true, Detail: v.Audit},
@@ -708,11 +703,9 @@ func (t *tx) finish(card *Card, r *Request, o Outcome) (Request, error) {
 	if err != nil {
 		return *r, err
 	}
-	var events []Event
-	if o.Card != nil {
-		if events, err = t.apply(card, *o.Card); err != nil {
-			return *r, err
-		}
+	events, err := t.apply(card, o.Card)
+	if err != nil {
+		return *r, err
 	}
 	if o.Unsettled {
 		if err := t.unsettle(r.EID); err != nil {
