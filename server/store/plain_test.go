@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -195,4 +196,37 @@ func TestMigratesPlainEUICCs(t *testing.T) {
 			assert.ErrorIs(t, f.db.QueryRow(`PRAGMA foreign_key_check`).Scan(&broken), sql.ErrNoRows)
 		}
 	})
+}
+
+// What was read just now, and a refusal or a wait for an approval rests on, is on
+// record with it.
+func TestVerdictIsRecordedWithItsCard(t *testing.T) {
+	for name, v := range map[string]Verdict{
+		"refused": {Refusal: &Refusal{Rule: "r", SubjectCode: "8.2.3", ReasonCode: "3.8", Text: "no"}},
+		"held":    {Hold: "many", HoldUntil: time.Now().Add(time.Hour)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, func(t *testing.T, f *fixture) {
+				f.plain(t)
+				before, err := f.Card(t.Context(), f.eid, 0)
+				require.NoError(t, err)
+				require.Equal(t, Enabled, before.Profile(f.iccid).State)
+				read := before.Profiles
+				for i := range read {
+					read[i].State = Disabled
+				}
+				v.Card = &CardState{Complete: true, Profiles: read}
+				r := f.submit(t, 1)
+				err = f.MarkSending(t.Context(), f.claim(t), r, 0, nil, Event{Kind: "sending"}, func(*Moment, *Request) Verdict { return v })
+				require.Error(t, err)
+				r, err = f.Request(t.Context(), r.ID)
+				require.NoError(t, err)
+				assert.Equal(t, State(name), r.State)
+				after, err := f.Card(t.Context(), f.eid, 0)
+				require.NoError(t, err)
+				assert.Equal(t, Disabled, after.Profile(f.iccid).State)
+				assert.False(t, after.Unsettled)
+			})
+		})
+	}
 }
